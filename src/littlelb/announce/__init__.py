@@ -1,0 +1,1 @@
+"""TELLS the network: address probes, gratuitous ARP, unsolicited neighbour advertisements."""

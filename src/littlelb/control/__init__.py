@@ -1,0 +1,1 @@
+"""THE LOOP: store, reconciler, state file."""

@@ -1,0 +1,1 @@
+"""DECIDES: functions from values to values, without I/O, clock, randomness or log."""

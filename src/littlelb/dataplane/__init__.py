@@ -1,0 +1,1 @@
+"""FORWARDS packets; each plane has the same three parts."""

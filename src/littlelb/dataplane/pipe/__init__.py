@@ -1,0 +1,1 @@
+"""The userspace plane: worker processes that copy bytes between two sockets."""

@@ -1,0 +1,1 @@
+"""Doubles and namespaces that we ship and test; nothing shipped imports this."""
