@@ -1,6 +1,6 @@
 """The seams: what the loop asks of the rooms that act. `control` meets adapters through these Protocols only."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Set
 from enum import IntEnum
 from typing import Protocol, TypeVar
 
@@ -48,6 +48,25 @@ class Target(Protocol[K, V]):
 
     async def apply(self, changes: Changes[K, V]) -> Mapping[K, Failure]:
         """Make the changes; return the keys that failed, and why. Never raises for a world that said no."""
+        ...
+
+
+T_contra = TypeVar("T_contra", contravariant=True)
+
+
+class Sink(Protocol[T_contra]):
+    """The store, as a source of one kind of object (Service, EndpointSlice, Node) sees it. Never raises, never blocks."""
+
+    def upsert(self, item: T_contra) -> None:
+        """Take an object that is new, or that may have changed."""
+        ...
+
+    def remove(self, key: str) -> None:
+        """Forget the object with this key, if it is known."""
+        ...
+
+    def retain(self, keys: Set[str]) -> None:
+        """End of a complete list: forget every object whose key is not in `keys`; the kind now counts as listed."""
         ...
 
 
