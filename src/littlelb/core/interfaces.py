@@ -1,6 +1,6 @@
 """The seams: what the loop asks of the rooms that act. `control` meets adapters through these Protocols only."""
 
-from collections.abc import Hashable, Mapping, Set
+from collections.abc import Hashable, Mapping
 from enum import IntEnum
 from typing import Protocol, TypeVar
 
@@ -55,7 +55,7 @@ T_contra = TypeVar("T_contra", contravariant=True)
 
 
 class Sink(Protocol[T_contra]):
-    """The store, as a source of one kind of object (Service, EndpointSlice, Node) sees it. Never raises, never blocks."""
+    """The store, as a source of one kind of object (Service, EndpointSlice, Node) sees it; never raises or blocks."""
 
     def upsert(self, item: T_contra) -> None:
         """Take an object that is new, or that may have changed."""
@@ -65,7 +65,7 @@ class Sink(Protocol[T_contra]):
         """Forget the object with this key, if it is known."""
         ...
 
-    def retain(self, keys: Set[str]) -> None:
+    def retain(self, keys: frozenset[str]) -> None:
         """End of a complete list: forget every object whose key is not in `keys`; the kind now counts as listed."""
         ...
 
