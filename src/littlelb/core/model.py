@@ -338,22 +338,3 @@ class Notice:
 
     reason: Reason
     message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """All that was decided for one Service: a pure function of that Service's inputs."""
-
-    service: Key
-    uid: str
-    forwards: tuple[tuple[Frontend, Forward], ...] = ()
-    placements: tuple[tuple[Ip, Placement], ...] = ()
-    """Addresses that we must put on the device; those that the host has by itself are only used."""
-    publication: Publication | None = None
-    refusals: tuple[Refusal, ...] = ()
-    notices: tuple[Notice, ...] = ()
-
-    @property
-    def addresses(self) -> tuple[Ip, ...]:
-        """Addresses on which it is served, in order of the request, without repeats."""
-        return tuple(dict.fromkeys(frontend.address for frontend, _ in self.forwards))

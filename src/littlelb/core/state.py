@@ -7,7 +7,6 @@ from enum import StrEnum
 from littlelb.core.model import (
     Announcement,
     Claim,
-    Decision,
     EndpointSlice,
     Forward,
     Frontend,
@@ -17,9 +16,11 @@ from littlelb.core.model import (
     Key,
     Net,
     Node,
+    Notice,
     Placement,
     Protocol,
     Publication,
+    Refusal,
     Service,
 )
 
@@ -106,6 +107,42 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class Decision:
+    """All that was decided for one Service: a pure function of that Service's inputs."""
+
+    service: Key
+    uid: str
+    forwards: tuple[tuple[Frontend, Forward], ...] = ()
+    placements: tuple[tuple[Ip, Placement], ...] = ()
+    """Addresses that we must put on the device; those that the host has by itself are only used."""
+    kept: tuple[Ip, ...] = ()
+    """Served on until the addresses asked for have been granted; published only while one of those fails."""
+    ports: tuple[tuple[Protocol, int], ...] = ()
+    """All ports of the Service, refused ones too."""
+    ip_mode: str = "VIP"
+    external_ips: bool = False
+    refusals: tuple[Refusal, ...] = ()
+    notices: tuple[Notice, ...] = ()
+
+    @property
+    def addresses(self) -> tuple[Ip, ...]:
+        """Addresses on which it is served, those asked for first, without repeats."""
+        return tuple(dict.fromkeys(frontend.address for frontend, _ in self.forwards))
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """What `core.ipam` gives one Service."""
+
+    frontends: tuple[Frontend, ...] = ()
+    """To be served, addresses asked for first, kept ones last."""
+    kept: tuple[Ip, ...] = ()
+    """Addresses it no longer asks for, and goes on with until those that it asks for are granted."""
+    refusals: tuple[Refusal, ...] = ()
+    notices: tuple[Notice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Touched:
     """Keys whose value may differ from the previous DesiredState; everything else is the same object as before."""
 
@@ -124,5 +161,8 @@ class DesiredState:
     announcements: Mapping[Ip, Announcement] = field(default_factory=dict)
     publications: Mapping[Key, Publication] = field(default_factory=dict)
     decisions: Mapping[Key, Decision] = field(default_factory=dict)
+    allocations: Mapping[Key, Allocation] = field(default_factory=dict)
+    nodes: tuple[Node, ...] = ()
+    """The last set of usable nodes that was not empty, for the day on which none is left."""
     touched: Touched | None = None
     """None: compare everything."""
