@@ -7,9 +7,8 @@
 The list is taken in place, page by page; what it no longer holds is removed at its end, so a deletion that was missed
 is made good. Until then the old state stays. Silence is normal on a watch: after 15 s without a byte a cheap request
 decides whether the server is frozen; a watch that stays silent on a live server is opened again, and if it is silent
-once more, the list is read again (a watch from a resourceVersion of the future, after a restored backup, says nothing). An error
-event other than 410 counts as a dead watch too.
-Names and rules are those of client-go's Reflector.
+once more, the list is read again (a watch from a resourceVersion of the future, after a restored backup, says nothing).
+An error event other than 410 counts as a dead watch too. Names and rules are those of client-go's Reflector.
 """
 
 import asyncio
