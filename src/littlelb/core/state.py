@@ -143,6 +143,20 @@ class Allocation:
 
 
 @dataclass(frozen=True, slots=True)
+class World:
+    """What the choice of backends depends on besides the Service and its slices."""
+
+    settings: Settings
+    host: HostFacts
+    nodes: tuple[Node, ...]
+    """Usable nodes (`core.backends.select_nodes`)."""
+    stale_nodes: bool
+    """No node is usable now: these are the last ones that were."""
+    vips: frozenset[Ip]
+    """Addresses that Services of ours are served on: never a backend."""
+
+
+@dataclass(frozen=True, slots=True)
 class Touched:
     """Keys whose value may differ from the previous DesiredState; everything else is the same object as before."""
 
@@ -162,7 +176,7 @@ class DesiredState:
     publications: Mapping[Key, Publication] = field(default_factory=dict)
     decisions: Mapping[Key, Decision] = field(default_factory=dict)
     allocations: Mapping[Key, Allocation] = field(default_factory=dict)
-    nodes: tuple[Node, ...] = ()
-    """The last set of usable nodes that was not empty, for the day on which none is left."""
+    world: World | None = None
+    """What the decisions shared; its nodes are the last usable ones, for the day on which none is left."""
     touched: Touched | None = None
     """None: compare everything."""

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
+from littlelb.core.ipam.requests import family_of
 from littlelb.core.model import Family, HostFacts, Ip, Net, Notice, Reason, Refusal
-from littlelb.core.requests import family_of
 from littlelb.core.state import OffSubnet, PrefixMode, Settings, Snapshot
 
 
@@ -25,7 +25,7 @@ def prefix_length(address: Ip, host: HostFacts, settings: Settings) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ClusterAddresses:
-    """Addresses that play a part in the cluster, indexed once for all Services: lists would cost Services times Nodes."""
+    """Addresses that play a part in the cluster, indexed once for all: lists would cost Services times Nodes."""
 
     nodes: Mapping[Ip, str]
     pods: Mapping[tuple[int, int], Mapping[int, str]]

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from littlelb.core.addressing import ClusterAddresses, default_address, index_cluster, judge_address, notices_for
+from littlelb.core.ipam.addressing import ClusterAddresses, default_address, index_cluster, judge_address, notices_for
+from littlelb.core.ipam.requests import judge_annotations, parse_request, quote, selects
 from littlelb.core.model import Family, Frontend, Grant, Ip, Key, Listener, Notice, Reason, Refusal, Service
-from littlelb.core.requests import judge_annotations, parse_request, quote, selects
 from littlelb.core.state import Allocation, DefaultAddress, Snapshot
 
 NO_GRANT = Grant(frozenset(), 0.0)

@@ -1,0 +1,207 @@
+"""Snapshot → DesiredState: the one function that decides everything, and never acts.
+
+    allocate (global) ──→ decide (each Service by itself) ──→ merge into one mapping for each phase
+
+The decision for one Service depends on that Service, its slices, its allocation and the World only. So when little has
+changed, the decisions of the others are taken over from the previous state, and `touched` names what may differ.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from littlelb.core.backends import Choice, choose_backends, select_nodes
+from littlelb.core.ipam.addressing import prefix_length
+from littlelb.core.ipam.allocation import allocate
+from littlelb.core.ipam.requests import SourceRanges, family_of, parse_drain_seconds, parse_source_ranges
+from littlelb.core.model import (
+    Announcement,
+    Claim,
+    EndpointSlice,
+    Family,
+    Forward,
+    Frontend,
+    Ip,
+    Key,
+    Notice,
+    Placement,
+    Reason,
+    Refusal,
+    Service,
+    ServicePort,
+)
+from littlelb.core.publication import compute_publication
+from littlelb.core.state import Allocation, Decision, DesiredState, Snapshot, Touched, World
+
+
+def compute(snapshot: Snapshot, previous: DesiredState | None = None) -> DesiredState:
+    """Decide. With `previous`, only what `snapshot.dirty` concerns is decided again; the result is the same."""
+    dirty = snapshot.dirty
+    if previous is None or previous.world is None or dirty.everything:
+        return _compute_all(snapshot, previous)
+    allocations, world = previous.allocations, previous.world
+    again = set(dirty.services | dirty.endpoints)
+    if dirty.services:
+        allocations = allocate(snapshot)
+        vips = _addresses(allocations.values())
+        again.update(key for key, value in allocations.items() if previous.allocations.get(key) != value)
+        again.update(key for key in previous.allocations if key not in allocations)
+        again.update(_with_endpoints_in(vips ^ world.vips, snapshot))
+        world = replace(world, vips=vips)
+    fresh = {key: _decide(key, snapshot, allocations[key], world) for key in again if key in allocations}
+    return _merge(previous, frozenset(again), fresh, allocations, world)
+
+
+def _compute_all(snapshot: Snapshot, previous: DesiredState | None) -> DesiredState:
+    """Decide for every Service."""
+    allocations = allocate(snapshot)
+    nodes = select_nodes(snapshot.nodes, snapshot.settings.node_selector)
+    last = previous.world.nodes if previous is not None and previous.world is not None else ()
+    world = World(snapshot.settings, snapshot.host, nodes or last, not nodes, _addresses(allocations.values()))
+    fresh = {key: _decide(key, snapshot, allocation, world) for key, allocation in allocations.items()}
+    return replace(_merge(DesiredState(), frozenset(fresh), fresh, allocations, world), touched=None)
+
+
+def _addresses(allocations: Iterable[Allocation]) -> frozenset[Ip]:
+    """All addresses that are given out."""
+    return frozenset(frontend.address for allocation in allocations for frontend in allocation.frontends)
+
+
+def _with_endpoints_in(addresses: frozenset[Ip], snapshot: Snapshot) -> Iterable[Key]:
+    """Find the Services that have one of these addresses among their endpoints."""
+    if not addresses:
+        return
+    for key, slices in snapshot.slices.items():
+        if any(endpoint.address in addresses for piece in slices for endpoint in piece.endpoints):
+            yield key
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What holds for all frontends of one Service."""
+
+    service: Service
+    slices: tuple[EndpointSlice, ...]
+    ranges: SourceRanges
+    drain_seconds: int | None
+
+
+def _decide(key: Key, snapshot: Snapshot, allocation: Allocation, world: World) -> Decision:
+    """Decide for one Service; pure in its inputs, so that nobody else has to be asked again."""
+    service = snapshot.services[key]
+    ranges = parse_source_ranges(service)
+    drain_seconds, drain_notice = parse_drain_seconds(service)
+    terms = _Terms(service, snapshot.slices.get(key, ()), ranges, drain_seconds)
+    choices = _choices(terms, allocation.frontends, world)
+    forwards = tuple((f, _forward(terms, choice)) for f, choice in choices.items() if choice.refusal is None)
+    refused = tuple(Refusal(c.refusal.reason, c.refusal.message, f) for f, c in choices.items() if c.refusal)
+    addresses = dict.fromkeys(frontend.address for frontend, _ in forwards)
+    device = world.host.device
+    notices = [*allocation.notices, *(note for choice in choices.values() for note in choice.notices)]
+    notices.extend(note for note in (drain_notice, ranges.notice, _policy_notice(service)) if note is not None)
+    return Decision(
+        service=key,
+        uid=service.uid,
+        forwards=forwards,
+        placements=tuple(
+            (address, Placement(device, prefix_length(address, world.host, world.settings)))
+            for address in addresses
+            if address not in world.host.own
+        ),
+        kept=tuple(address for address in allocation.kept if address in addresses),
+        ports=tuple((port.protocol, port.port) for port in service.ports),
+        ip_mode=_ip_mode(service, ranges, world),
+        external_ips=world.settings.external_ips,
+        refusals=allocation.refusals + refused,
+        notices=tuple(dict.fromkeys(notices)),
+    )
+
+
+def _choices(terms: _Terms, frontends: tuple[Frontend, ...], world: World) -> dict[Frontend, Choice]:
+    """Choose backends once for each port and family; several addresses share them."""
+    ports = {(port.protocol, port.port): port for port in terms.service.ports}
+    known: dict[tuple[ServicePort, Family], Choice] = {}
+    choices: dict[Frontend, Choice] = {}
+    for frontend in frontends:
+        port, family = ports[frontend.protocol, frontend.port], family_of(frontend.address)
+        if (port, family) not in known:
+            known[port, family] = choose_backends(terms.service, port, family, terms.slices, world)
+        choices[frontend] = known[port, family]
+    return choices
+
+
+def _forward(terms: _Terms, choice: Choice) -> Forward:
+    """Build FORWARD's value for one frontend."""
+    return Forward(
+        service=terms.service.key,
+        backends=choice.backends,
+        source_ranges=terms.ranges.nets,
+        affinity=terms.service.session_affinity,
+        drain_seconds=terms.drain_seconds,
+        withdraw_seconds=terms.drain_seconds or 0,
+    )
+
+
+def _policy_notice(service: Service) -> Notice | None:
+    """The pipe opens connections of its own: with policy Local the owner expects the client's address, so say it."""
+    if not service.external_traffic_policy_local:
+        return None
+    text = "externalTrafficPolicy is Local, but the pipe plane hides the client's address: backends see this machine's"
+    return Notice(Reason.CLIENT_ADDRESS_LOST, text)
+
+
+def _ip_mode(service: Service, ranges: SourceRanges, world: World) -> str:
+    """VIP, unless kube-proxy would do something else than we do; never Proxy with policy Local (undefined upstream)."""
+    if service.external_traffic_policy_local:
+        return "VIP"
+    return "Proxy" if world.settings.in_cluster or not ranges.kube_proxy_agrees else "VIP"
+
+
+def _merge(
+    previous: DesiredState,
+    again: frozenset[Key],
+    fresh: Mapping[Key, Decision],
+    allocations: Mapping[Key, Allocation],
+    world: World,
+) -> DesiredState:
+    """Replace the decisions of some Services in the mappings of all phases."""
+    claims, forwards, placements = dict(previous.claims), dict(previous.forwards), dict(previous.placements)
+    announcements, publications = dict(previous.announcements), dict(previous.publications)
+    decisions = dict(previous.decisions)
+    old = [decisions.pop(key) for key in again if key in decisions]
+    for decision in old:
+        claims.pop(decision.service, None)
+        publications.pop(decision.service, None)
+        for frontend, _ in decision.forwards:
+            del forwards[frontend]
+        for address, _ in decision.placements:
+            placements.pop(address, None)
+            announcements.pop(address, None)
+    for key, decision in fresh.items():
+        decisions[key] = decision
+        forwards.update(decision.forwards)
+        placements.update(decision.placements)
+        announcements.update((address, Announcement(placed.device)) for address, placed in decision.placements)
+        publications[key] = compute_publication(decision, {})
+        if decision.forwards:
+            claims[key] = Claim(decision.uid)
+    return DesiredState(
+        claims=claims,
+        forwards=forwards,
+        placements=placements,
+        announcements=announcements,
+        publications=publications,
+        decisions=decisions,
+        allocations=allocations,
+        world=world,
+        touched=_touched(again, [*old, *fresh.values()]),
+    )
+
+
+def _touched(again: frozenset[Key], decisions: Iterable[Decision]) -> Touched:
+    """Name every key that an old or a new decision has."""
+    decisions = list(decisions)
+    return Touched(
+        frontends=frozenset(frontend for decision in decisions for frontend, _ in decision.forwards),
+        addresses=frozenset(address for decision in decisions for address, _ in decision.placements),
+        services=again,
+    )

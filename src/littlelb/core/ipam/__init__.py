@@ -1,0 +1,1 @@
+"""Who gets which address: read the request, judge the address, settle the claims."""

@@ -1,0 +1,130 @@
+"""What a Service's owner reads, and what later phases must leave out when an earlier one failed.
+
+`withhold` is the rule «an address that fails goes no further; others do»: it takes the failed parts out of the desired
+state and puts the reason into the publication instead.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TypeAlias
+
+from littlelb.core.model import Condition, Frontend, Ingress, Ip, Key, PortError, Protocol, Publication, Reason
+from littlelb.core.plan import Failure
+from littlelb.core.state import Decision, DesiredState
+
+Failures: TypeAlias = Mapping[Frontend | Ip | Key, Failure]
+"""Failed subjects: a frontend, an address, or a whole Service."""
+
+SERVED = "littlelb.io/Served"
+PORTS_ERROR = "LoadBalancerPortsError"
+"""core/v1 `LoadBalancerPortsError`."""
+ERROR_PREFIX = "littlelb.io/"
+MAX_MESSAGE = 1024
+
+
+def failure_of(frontend: Frontend, service: Key, failures: Failures) -> Failure | None:
+    """Find what keeps a frontend from being served, if anything does."""
+    return failures.get(frontend) or failures.get(frontend.address) or failures.get(service)
+
+
+def compute_publication(decision: Decision, failures: Failures) -> Publication:
+    """Say where the Service is served and what is wrong; kept addresses are named only while one asked for fails."""
+    problems = _problems(decision, failures)
+    served = [f for f, _ in decision.forwards if failure_of(f, decision.service, failures) is None]
+    addresses = list(dict.fromkeys(frontend.address for frontend in served))
+    if not problems:
+        addresses = [address for address in addresses if address not in decision.kept] or addresses
+    ingress = tuple(_ingress(address, served, problems, decision) for address in addresses)
+    texts = tuple(entry.ip for entry in ingress)
+    return Publication(
+        uid=decision.uid,
+        ingress=ingress,
+        conditions=_conditions(texts, problems),
+        external_ips=texts if decision.external_ips else (),
+    )
+
+
+def _problems(decision: Decision, failures: Failures) -> dict[Frontend | None, tuple[str, str]]:
+    """Everything asked for that is not so: frontend (None: the request as a whole) → reason, message."""
+    problems: dict[Frontend | None, tuple[str, str]] = {}
+    for refusal in decision.refusals:
+        problems.setdefault(refusal.frontend, (refusal.reason, refusal.message))
+    for frontend, _ in decision.forwards:
+        failure = failure_of(frontend, decision.service, failures)
+        if failure is not None:
+            problems[frontend] = (failure.reason, failure.message)
+    return problems
+
+
+def _ingress(
+    address: Ip,
+    served: list[Frontend],
+    problems: Mapping[Frontend | None, tuple[str, str]],
+    decision: Decision,
+) -> Ingress:
+    """One address, with an entry for every port where one of them fails."""
+    good = {(frontend.protocol, frontend.port) for frontend in served if frontend.address == address}
+    if all(port in good for port in decision.ports):
+        return Ingress(ip=str(address), ip_mode=decision.ip_mode)
+    ports = tuple(
+        PortError(number, protocol, "" if (protocol, number) in good else _error(address, protocol, number, problems))
+        for protocol, number in dict.fromkeys(decision.ports)
+    )
+    return Ingress(ip=str(address), ip_mode=decision.ip_mode, ports=ports)
+
+
+def _error(address: Ip, protocol: Protocol, port: int, problems: Mapping[Frontend | None, tuple[str, str]]) -> str:
+    """Name the error of one port in the form that the API validates: a qualified CamelCase word."""
+    reason, _ = problems.get(Frontend(address, protocol, port), (Reason.FAILED.value, ""))
+    return f"{ERROR_PREFIX}{reason}"
+
+
+def _conditions(
+    addresses: tuple[str, ...], problems: Mapping[Frontend | None, tuple[str, str]]
+) -> tuple[Condition, ...]:
+    """One condition that says it all, and the standard one for ports."""
+    if not problems:
+        return (Condition(SERVED, "True", "Served", f"served on {', '.join(addresses)}"),)
+    reason, _ = next(iter(problems.values()))
+    messages = "; ".join(dict.fromkeys(message for _, message in problems.values()))
+    where = f"served on {', '.join(addresses)}, but " if addresses else "not served: "
+    served = Condition(SERVED, "False", reason, f"{where}{messages}"[:MAX_MESSAGE])
+    ports = [(frontend, problem) for frontend, problem in problems.items() if frontend is not None]
+    if not ports or not addresses:
+        return (served,)
+    words = "; ".join(dict.fromkeys(message for _, (_, message) in ports))
+    return served, Condition(PORTS_ERROR, "True", ports[0][1][0], words[:MAX_MESSAGE])
+
+
+def withhold(state: DesiredState, failures: Failures) -> DesiredState:
+    """Take out of the later phases what failed in an earlier one, and publish why."""
+    if not failures:
+        return state
+    affected = _affected(state, failures)
+    publications = dict(state.publications)
+    lost: set[Frontend] = set()
+    for key in affected:
+        decision = state.decisions[key]
+        publications[key] = compute_publication(decision, failures)
+        lost.update(f for f, _ in decision.forwards if failure_of(f, key, failures) is not None)
+    gone = {f.address for f in lost} - {
+        f.address for k in affected for f, _ in state.decisions[k].forwards if f not in lost
+    }
+    gone -= {f.address for f in state.forwards if f not in lost and f.address in gone}
+    return replace(
+        state,
+        forwards={f: v for f, v in state.forwards.items() if f not in lost},
+        placements={a: v for a, v in state.placements.items() if a not in gone},
+        announcements={a: v for a, v in state.announcements.items() if a not in gone},
+        publications=publications,
+    )
+
+
+def _affected(state: DesiredState, failures: Failures) -> set[Key]:
+    """Find the Services that a failure concerns."""
+    affected: set[Key] = {key for key in failures if isinstance(key, str) and key in state.decisions}
+    addresses = {subject for subject in failures if not isinstance(subject, str | Frontend)}
+    for frontend, forward in state.forwards.items():
+        if frontend in failures or frontend.address in addresses:
+            affected.add(forward.service)
+    return affected
