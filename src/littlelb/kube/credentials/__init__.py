@@ -1,0 +1,1 @@
+"""Proves to the API server who we are: service account, kubeconfig, client certificates, exec plugins."""

@@ -1,0 +1,73 @@
+"""What the tests of credentials share: a clock that stands still, a certificate authority, a kubeconfig on disk."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.controlplane.certificates import Authority
+
+
+class StillClock:
+    """Time that moves only when a test moves it."""
+
+    def __init__(self) -> None:
+        """Start on 2026-01-01."""
+        self.elapsed = 0.0
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return 1_767_225_600.0 + self.elapsed
+
+    def monotonic(self) -> float:
+        """Seconds since the test began."""
+        return self.elapsed
+
+    async def sleep(self, seconds: float) -> None:
+        """Move on at once."""
+        self.elapsed += seconds
+
+
+@pytest.fixture
+def clock() -> StillClock:
+    """Time at the test's command."""
+    return StillClock()
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A CA with two client certificates, `anna` and `bert`."""
+    made = Authority(tmp_path_factory.mktemp("pki"))
+    made.issue("anna", "anna")
+    made.issue("bert", "bert")
+    return made
+
+
+WriteConfig = Callable[..., Path]
+
+
+def render_config(cluster: dict[str, Any], user: dict[str, Any], name: str = "lab") -> dict[str, Any]:
+    """One cluster, one user, one context, all with the same name."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": name,
+        "preferences": {},
+        "clusters": [{"name": name, "cluster": cluster}],
+        "users": [{"name": name, "user": user}],
+        "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
+    }
+
+
+@pytest.fixture
+def write_config(tmp_path: Path) -> WriteConfig:
+    """Write a kubeconfig of one context and return its path."""
+
+    def write(cluster: dict[str, Any], user: dict[str, Any], name: str = "lab", file: str = "config") -> Path:
+        path = tmp_path / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(msgspec.yaml.encode(render_config(cluster, user, name)))
+        return path
+
+    return write
