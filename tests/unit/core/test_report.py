@@ -1,0 +1,231 @@
+"""What status shows of decisions, failures and counters."""
+
+from ipaddress import ip_address
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from littlelb.core.model import (
+    Backend,
+    Endpoint,
+    EndpointSlice,
+    Family,
+    Forward,
+    Frontend,
+    HostFacts,
+    Ip,
+    Key,
+    Notice,
+    Protocol,
+    Reason,
+    Refusal,
+)
+from littlelb.core.plan import Failure, PassReport, Severity
+from littlelb.core.report import (
+    Counters,
+    DaemonStatus,
+    Finding,
+    Level,
+    PlanDocument,
+    PlanLine,
+    ReasonLine,
+    ServiceState,
+    ServiceStatus,
+    StatusReport,
+    SyncProgress,
+    Verb,
+    compute_report,
+    compute_unready,
+    decode_report,
+    encode,
+    printable,
+)
+from littlelb.core.state import Decision, DesiredState, Settings, Snapshot
+
+VIP = ip_address("203.0.113.7")
+HTTP = Frontend(VIP, Protocol.TCP, 80)
+HTTPS = Frontend(VIP, Protocol.TCP, 443)
+POD, OTHER_POD = ip_address("10.1.0.1"), ip_address("10.1.0.2")
+DAEMON = DaemonStatus(
+    version="1",
+    pid=7,
+    started=1.0,
+    source="https://192.0.2.1",
+    plane="pipe",
+    holder="lb-1",
+    synced=True,
+    connected=True,
+)
+KEY = "default/web"
+REFUSED = Refusal(Reason.PORT_IN_USE, "192.0.2.7 port 443/TCP is held by default/old", HTTPS)
+
+
+def forward(*backends: Ip) -> Forward:
+    """Forward to port 8080 of these."""
+    return Forward(service=KEY, backends=tuple(Backend(address, 8080) for address in backends))
+
+
+def status(
+    decision: Decision,
+    failures: dict[Frontend | Ip | Key, Failure] | None = None,
+    counters: dict[Frontend, Counters] | None = None,
+    *,
+    passed: bool = True,
+    endpoints: tuple[Ip, ...] = (),
+) -> ServiceStatus:
+    """Compute the report of one Service."""
+    piece = EndpointSlice(
+        namespace="default",
+        name="web-1",
+        service="web",
+        family=Family.IPV4,
+        endpoints=tuple(Endpoint(address) for address in endpoints),
+    )
+    snapshot = Snapshot(settings=Settings(), host=HostFacts("eth0"), slices={KEY: (piece,)})
+    last = PassReport(4, 100.0, 0.5, 2, failures or {}) if passed else None
+    desired = DesiredState(decisions={KEY: decision})
+    (service,) = compute_report(DAEMON, snapshot, desired, last, counters or {}).services
+    return service
+
+
+def test_serving() -> None:
+    """A Service whose frontends all work is serving, held by this host, with its backends and connections counted."""
+    decision = Decision(KEY, "u", forwards=((HTTP, forward(POD)), (HTTPS, forward(POD))))
+    counters = {HTTP: Counters(2, 10), HTTPS: Counters(1, 5)}
+    service = status(decision, counters=counters, endpoints=(POD, OTHER_POD))
+    assert service.state is ServiceState.SERVING
+    assert (service.addresses, service.plane, service.holder) == (("203.0.113.7",), "pipe", "lb-1")
+    assert (service.backends_up, service.backends_total) == (1, 2)
+    assert (service.connections_active, service.connections_accepted) == (3, 15)
+    assert [(port.port, port.serving, port.error) for port in service.ports] == [(80, True, ""), (443, True, "")]
+
+
+def test_node_backends_are_not_mixed_with_endpoints() -> None:
+    """Where NodePorts are the backends, pod endpoints do not count as backends."""
+    node = ip_address("198.51.100.1")
+    service = status(Decision(KEY, "u", forwards=((HTTP, forward(node)),)), endpoints=(POD, OTHER_POD))
+    assert (service.backends_up, service.backends_total) == (1, 1)
+
+
+def test_partial_by_refusal() -> None:
+    """A refused port beside a served one makes the Service partial, and says which port and why."""
+    service = status(Decision(KEY, "u", forwards=((HTTP, forward(POD)),), refusals=(REFUSED,)))
+    assert service.state is ServiceState.PARTIAL
+    assert [(port.port, port.serving, port.error) for port in service.ports] == [
+        (80, True, ""),
+        (443, False, "PortInUse"),
+    ]
+    assert service.reasons == (ReasonLine("PortInUse", REFUSED.message),)
+
+
+def test_refused() -> None:
+    """With nothing served by decision a Service is refused and nobody holds it."""
+    service = status(Decision(KEY, "u", refusals=(Refusal(Reason.INVALID_ADDRESS, "bad\x1b address"),)))
+    assert (service.state, service.holder, service.plane) == (ServiceState.REFUSED, "", "")
+    assert service.reasons == (ReasonLine("InvalidAddress", "bad\\x1b address"),)
+
+
+def test_pending_before_the_first_pass() -> None:
+    """Nothing is claimed to be served before a pass has been."""
+    service = status(Decision(KEY, "u", forwards=((HTTP, forward(POD)),)), passed=False)
+    assert (service.state, service.holder) == (ServiceState.PENDING, "")
+
+
+@pytest.mark.parametrize("subject", [HTTP, VIP])
+def test_failure_of_frontend_or_address(subject: Frontend | Ip) -> None:
+    """What the world refused is not shown as served, and the reason names it."""
+    decision = Decision(KEY, "u", forwards=((HTTP, forward(POD)),))
+    service = status(decision, {subject: Failure("Failed", "EBUSY; tried again")})
+    assert service.state is ServiceState.PENDING
+    assert service.ports[0].error == "Failed"
+    assert service.reasons == (ReasonLine("Failed", f"{subject}: EBUSY; tried again"),)
+
+
+def test_failure_of_the_service_itself() -> None:
+    """A Service whose status cannot be written is served, but not wholly."""
+    decision = Decision(KEY, "u", forwards=((HTTP, forward(POD)),))
+    service = status(decision, {KEY: Failure("NotPermitted", "give the role")})
+    assert (service.state, service.holder) == (ServiceState.PARTIAL, "lb-1")
+
+
+def test_notices_are_shown_and_change_no_state() -> None:
+    """A notice is a reason to read, not a fault."""
+    decision = Decision(
+        KEY, "u", forwards=((HTTP, forward()),), notices=(Notice(Reason.NO_BACKENDS, "no endpoint is ready"),)
+    )
+    service = status(decision)
+    assert service.state is ServiceState.SERVING
+    assert service.reasons == (ReasonLine("NoBackends", "no endpoint is ready"),)
+    assert (service.backends_up, service.backends_total) == (0, 0)
+
+
+def test_unready() -> None:
+    """Ready means synced, one pass done, and no failure that will not pass by itself."""
+    snapshot, desired = Snapshot(settings=Settings(), host=HostFacts("eth0")), DesiredState()
+    progress = (SyncProgress("Service", 3, listed=True), SyncProgress("Node", 2, listed=False))
+    syncing = msgspec.structs.replace(DAEMON, synced=False, progress=progress)
+    failures: dict[Frontend | Ip | Key, Failure] = {
+        HTTP: Failure("Failed", "EBUSY"),
+        VIP: Failure("NotPermitted", "run as root", Severity.PERMANENT),
+    }
+
+    def unready(daemon: DaemonStatus, last: PassReport | None) -> tuple[str, ...]:
+        return compute_unready(compute_report(daemon, snapshot, desired, last, {}))
+
+    assert unready(syncing, None) == ("not synced with https://192.0.2.1; waiting for: Node (2 so far)",)
+    assert unready(DAEMON, None) == ("synced, but the first pass is not finished",)
+    assert unready(DAEMON, PassReport(1, 1.0, 0.1, 0)) == ()
+    assert unready(DAEMON, PassReport(1, 1.0, 0.1, 0, failures)) == ("203.0.113.7: run as root",)
+
+
+def test_json_round_trip() -> None:
+    """The JSON of a report decodes to the same report, and its top-level keys are stable."""
+    decision = Decision(KEY, "u", forwards=((HTTP, forward(POD)),), refusals=(REFUSED,))
+    snapshot = Snapshot(settings=Settings(), host=HostFacts("eth0"))
+    last = PassReport(4, 100.0, 0.5, 2, {VIP: Failure("Failed", "EBUSY")})
+    report = compute_report(DAEMON, snapshot, DesiredState(decisions={KEY: decision}), last, {})
+    assert decode_report(encode(report)) == report
+    assert list(msgspec.json.decode(encode(report))) == ["daemon", "last_pass", "services"]
+    assert isinstance(report, StatusReport)
+
+
+def test_services_are_in_order() -> None:
+    """Services are sorted by key, whatever order they came in."""
+    snapshot = Snapshot(settings=Settings(), host=HostFacts("eth0"))
+    desired = DesiredState(decisions={key: Decision(key, "u") for key in ("b/a", "a/z", "a/a")})
+    report = compute_report(DAEMON, snapshot, desired, None, {})
+    assert [service.key for service in report.services] == ["a/a", "a/z", "b/a"]
+
+
+def test_plan_exit_codes() -> None:
+    """0 no change, 2 changes, 1 any error."""
+    line = PlanLine(phase="ADDRESS", verb=Verb.ADD, key="203.0.113.7", after="/32 on eth0")
+    assert PlanDocument().exit_code == 0
+    assert PlanDocument(lines=(line,)).exit_code == 2
+    assert PlanDocument(lines=(line,), errors=("no API server",)).exit_code == 1
+    assert b'"verb": "add"' in encode(PlanDocument(lines=(line,)))
+
+
+def test_findings_encode() -> None:
+    """Findings have stable keys."""
+    finding = Finding(level=Level.WARN, subject="sysctl", message="off", remedy="sysctl -w …")
+    assert msgspec.json.decode(encode((finding,))) == [
+        {"level": "warn", "subject": "sysctl", "message": "off", "remedy": "sysctl -w …"}
+    ]
+
+
+@given(st.text(st.characters(), max_size=300), st.integers(16, 1024))
+def test_printable(text: str, limit: int) -> None:
+    """Whatever the text, the result is printable, within the limit, and printable texts that fit are unchanged."""
+    shown = printable(text, limit)
+    assert shown.isprintable()
+    assert len(shown.encode()) <= limit
+    if text.isprintable() and len(text.encode()) <= limit:
+        assert shown == text
+
+
+def test_printable_escapes_what_fools_people() -> None:
+    """Terminal sequences, line breaks, bidi overrides, zero-width characters and lone surrogates are made visible."""
+    assert printable("a\x1b[0m\n\u202e\u200b\ud800") == "a\\x1b[0m\\n\\u202e\\u200b\\ud800"
