@@ -20,6 +20,7 @@ WITHOUT = {
 
 COVERED = {
     "tools/demo.py": "tests/lab/test_demo.py",
+    "tools/demo_stage.py": "tests/lab/test_demo.py",
 }
 """Modules tested by a test elsewhere: module → the file that covers it."""
 

@@ -20,6 +20,8 @@ from rich.table import Table
 from tools.demo_stage import LOADBALANCER, TOP, Stage, StepFailed, wait_for
 from tools.userns import PREFIX, read_prefix
 
+from littlelb.core.report import ServiceState
+
 FIRST, SECOND, SHARED = "203.0.113.10", "203.0.113.20", "192.0.2.2"
 RIVAL = """\
 # Asks for the address that demo/web holds.
@@ -38,6 +40,8 @@ addressType: IPv4
 ports: [{name: http, port: 8080}]
 endpoints: [{addresses: [198.51.100.12]}]
 """
+PAUSE_SECONDS = 3
+"""Between two steps, at a terminal only: for reading, nothing waits on it."""
 console = Console(highlight=False)
 
 
@@ -82,19 +86,19 @@ def show_held(stage: Stage, address: str, *, held: bool) -> None:
 
 def refusal(stage: Stage, service: str) -> str:
     """Why this Service is refused, in the daemon's words; empty when it is not."""
-    for entry in stage.status().get("services", []):
-        if entry.get("service") == service:
-            return "; ".join(str(each["message"]) for each in entry.get("refusals", []))
-    return ""
+    found = stage.status().get(service)
+    if found is None or found.state is not ServiceState.REFUSED:
+        return ""
+    return "; ".join(reason.message for reason in found.reasons)
 
 
 def show_table(stage: Stage) -> None:
     """What the daemon says of each Service."""
-    table = Table("Service", "Addresses", "Ports", "State", box=None, padding=(0, 3, 0, 0))
-    for entry in stage.status().get("services", []):
-        addresses = ", ".join(entry.get("addresses", [])) or "-"
-        ports = ", ".join(str(port) for port in entry.get("ports", []))
-        table.add_row(entry["service"], addresses, ports, "refused" if entry.get("refusals") else "served")
+    table = Table("Service", "Addresses", "Ports", "Backends", "State", box=None, padding=(0, 3, 0, 3))
+    for found in stage.status().values():
+        ports = ", ".join(f"{port.port}/{port.protocol}" for port in found.ports)
+        backends = f"{found.backends_up} of {found.backends_total} up"
+        table.add_row(found.key, ", ".join(found.addresses) or "-", ports, backends, found.state)
     if not table.row_count:
         raise StepFailed("`loadbalancer status -o json` lists no Service")
     console.print(table)
@@ -104,7 +108,7 @@ def step_start(stage: Stage) -> None:
     """Daemon up: both Services answer."""
     title(1, "The daemon starts and finds two Services in the folder")
     stage.start_daemon()
-    wait_for("the daemon serves demo/web", lambda: bool(stage.request(FIRST, 80)), 20)
+    wait_for("the daemon serves demo/web", lambda: stage.alive() and bool(stage.request(FIRST, 80)), 20)
     wait_for("the daemon serves demo/api", lambda: bool(stage.request(SHARED, 8000)))
     show_table(stage)
     show_held(stage, FIRST, held=True)
@@ -191,9 +195,8 @@ def play(stage: Stage) -> None:
     ):
         console.print(f"  {what:<24} {command}", soft_wrap=True)
     console.print("\nCtrl-C ends it and removes everything.")
-    while stage.daemon is not None and stage.daemon.poll() is None:
+    while stage.alive():
         time.sleep(0.2)
-    raise StepFailed("the daemon ended by itself")
 
 
 def _enter_userns() -> str:
@@ -210,6 +213,7 @@ def show(stage: Stage, *, keep: bool) -> int:
         stage.start_backends()
         for step in STEPS:
             step(stage)
+            time.sleep(PAUSE_SECONDS if console.is_terminal else 0)
         if keep:
             play(stage)
         step_stop(stage)

@@ -14,12 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
+from littlelb.core.report import ServiceStatus, decode_report
 from littlelb.testing.lan import Lan
 
 TOP = Path(__file__).resolve().parent.parent
@@ -72,6 +73,12 @@ class Stage:
         with self.log.open("a", encoding="utf-8") as log:
             self.daemon = self.lan.balancer.popen(argv, stdout=log, stderr=log, env=self._environment())
 
+    def alive(self) -> bool:
+        """True; StepFailed when the daemon has ended by itself."""
+        if self.daemon is not None and self.daemon.poll() is not None:
+            raise StepFailed(f"the daemon ended by itself, with exit code {self.daemon.returncode}")
+        return True
+
     def stop_daemon(self) -> int:
         """SIGTERM, and wait for the end; return the exit code."""
         if self.daemon is None:
@@ -79,15 +86,13 @@ class Stage:
         self.daemon.send_signal(signal.SIGTERM)
         return self.daemon.wait(timeout=20)
 
-    def status(self) -> Mapping[str, Any]:
-        """What `loadbalancer status -o json` prints, or an empty mapping while the daemon does not answer."""
+    def status(self) -> dict[str, ServiceStatus]:
+        """What `loadbalancer status -o json` prints, by Service; empty while the daemon does not answer."""
         argv = [str(LOADBALANCER), "status", "-o", "json", "--run-dir", str(self.run)]
         done = self.lan.balancer.run(argv, check=False, env=self._environment())
-        try:
-            found: Mapping[str, Any] = json.loads(done.stdout)
-        except ValueError:
+        if done.returncode:
             return {}
-        return found
+        return {service.key: service for service in decode_report(done.stdout.encode()).services}
 
     def request(self, address: str, port: int) -> str:
         """One HTTP request from the client over a new connection; the answer, or an empty text when there is none."""
