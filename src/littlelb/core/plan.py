@@ -94,3 +94,10 @@ class PassReport:
     changes: int
     """How many single changes were applied, over all targets."""
     failures: Mapping[Frontend | Ip | Key, Failure] = field(default_factory=dict)
+    unread: Mapping[str, Failure] = field(default_factory=dict)
+    """Phases whose part of the world could not be read, so that the pass went no further than them."""
+
+    @property
+    def failed(self) -> bool:
+        """Is there anything to try again?"""
+        return bool(self.failures or self.unread)

@@ -1,0 +1,37 @@
+"""Addresses that stay on the device while flows of a withdrawn Service end by themselves (`drain-seconds`)."""
+
+from collections.abc import Mapping
+
+from littlelb.core.model import Forward, Frontend, Ip, Key
+
+
+class Linger:
+    """Deadlines of draining addresses, in monotonic seconds."""
+
+    def __init__(self) -> None:
+        """Nothing drains."""
+        self._until: dict[Ip, tuple[float, frozenset[Key]]] = {}
+
+    def start(self, removed: Mapping[Frontend, Forward], wanted: Mapping[Frontend, Forward], now: float) -> None:
+        """Begin the drain of frontends that go now; an address that is wanted again does not drain."""
+        for address in {frontend.address for frontend in wanted} & self._until.keys():
+            del self._until[address]
+        for frontend, forward in removed.items():
+            if forward.withdraw_seconds > 0:
+                until, services = self._until.get(frontend.address, (now, frozenset()))
+                until = max(until, now + forward.withdraw_seconds)
+                self._until[frontend.address] = (until, services | {forward.service})
+
+    def holds(self, address: Ip, now: float) -> bool:
+        """Must the address stay for now?"""
+        return address in self._until and self._until[address][0] > now
+
+    def services(self, now: float) -> frozenset[Key]:
+        """Services that still have a draining address; what has ended is forgotten."""
+        self._until = {address: entry for address, entry in self._until.items() if entry[0] > now}
+        return frozenset(key for _, services in self._until.values() for key in services)
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When the next drain ends."""
+        return min((until for until, _ in self._until.values()), default=None)

@@ -1,0 +1,130 @@
+"""When a pass is made: soon after something changed, sooner or later after a failure, and at every resync.
+
+wake ──→ (min interval) ──→ pass ──→ failed? ── backoff ──→ full pass
+hint ──→ (min interval) ──→ full pass
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from littlelb.control.reconciler import PassResult, Reconciler
+from littlelb.control.store import Store
+from littlelb.core.interfaces import Clock
+from littlelb.core.model import Frontend, Ip, Reason
+from littlelb.core.plan import PassReport
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Intervals of the loop, in seconds."""
+
+    min_interval: float = 0.02
+    resync_interval: float = 60.0
+    first_retry: float = 1.0
+    last_retry: float = 30.0
+    conflict_retry: float = 30.0
+
+
+class Loop:
+    """Decides when, and lets the reconciler do."""
+
+    def __init__(
+        self,
+        store: Store,
+        reconciler: Reconciler,
+        clock: Clock,
+        on_pass: Callable[[PassResult], None],
+        timings: Timings | None = None,
+    ) -> None:
+        """`on_pass` gets what each pass did; it must not block."""
+        self._store, self._reconciler, self._clock, self._on_pass = store, reconciler, clock, on_pass
+        self._timings = timings or Timings()
+        self._woken = asyncio.Event()
+        self._full = True
+        self._next_full = 0.0
+        self._retry_seconds = self._timings.first_retry
+        self._conflicts: dict[Ip, float] = {}
+        self._busy_since: float | None = None
+        self.last: PassResult | None = None
+
+    def wake(self) -> None:
+        """Something changed."""
+        self._woken.set()
+
+    def hint(self) -> None:
+        """Somebody may have touched what is ours: look at the world, not at belief."""
+        self._full = True
+        self._woken.set()
+
+    def stuck_for(self) -> float:
+        """Seconds since the running pass began; 0 between passes."""
+        return 0.0 if self._busy_since is None else self._clock.monotonic() - self._busy_since
+
+    async def run(self) -> None:
+        """Make passes for ever."""
+        while True:
+            await self._wait()
+            if self._store.ready:
+                await self._one_pass()
+                await self._clock.sleep(self._timings.min_interval)
+
+    async def withdraw(self) -> None:
+        """Take everything away, and wait for flows that may still end; the caller bounds the time."""
+        result = await self._reconciler.withdraw()
+        self._on_pass(result)
+        while (deadline := self._reconciler.next_deadline) is not None:
+            await self._clock.sleep(max(0.0, deadline - self._clock.monotonic()) + 0.01)
+            result = await self._reconciler.withdraw()
+            self._on_pass(result)
+        self.last = result
+
+    async def _wait(self) -> None:
+        """Sleep until something changed, or a timer is due."""
+        deadlines = [self._next_full, *self._conflicts.values()]
+        if self._reconciler.next_deadline is not None:
+            deadlines.append(self._reconciler.next_deadline)
+        try:
+            async with asyncio.timeout(max(0.0, min(deadlines) - self._clock.monotonic())):
+                await self._woken.wait()
+        except TimeoutError:
+            self._timers_due()
+        self._woken.clear()
+
+    def _timers_due(self) -> None:
+        """Do what the timers are for."""
+        now = self._clock.monotonic()
+        for address in [address for address, due in self._conflicts.items() if due <= now]:
+            del self._conflicts[address]
+            self._store.forget_conflict(address)
+        lingering = self._reconciler.next_deadline
+        if self._next_full <= now or (lingering is not None and lingering <= now):
+            self._full = True
+
+    async def _one_pass(self) -> None:
+        full, self._full = self._full, False
+        self._busy_since = self._clock.monotonic()
+        try:
+            result = await self._reconciler.run_pass(full=full)
+        finally:
+            self._busy_since = None
+        self.last = result
+        self._plan_next(result.report, full=full)
+        self._on_pass(result)
+
+    def _plan_next(self, report: PassReport, *, full: bool) -> None:
+        """A failure shortens the way to the next full pass; each one in a row makes it longer again."""
+        now = self._clock.monotonic()
+        for subject, failure in report.failures.items():
+            if failure.reason == Reason.ADDRESS_CONFLICT and not isinstance(subject, str | Frontend):
+                self._conflicts[subject] = now + self._timings.conflict_retry
+        if report.failed:
+            self._next_full = now + self._retry_seconds
+            self._retry_seconds = min(self._timings.last_retry, self._retry_seconds * 2)
+        elif full:
+            self._next_full = now + self._timings.resync_interval
+            self._retry_seconds = self._timings.first_retry

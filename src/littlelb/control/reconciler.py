@@ -1,0 +1,191 @@
+"""The loop: compare what should be with what is, in order, and repair the difference. The only writer to the world.
+
+    snapshot ─→ compute ─→ observe ─→ tear-down PUBLISH → ANNOUNCE → ADDRESS → FORWARD → CLAIM
+                                      bring-up  CLAIM → FORWARD → ADDRESS → ANNOUNCE → PUBLISH ─→ report
+
+A pass looks only at what is dirty; a *full* pass (at start, after a failure, after a hint that somebody touched ours,
+and at every resync) reads the world and compares everything.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import structlog
+
+from littlelb.control.apply import Outcome, apply_changes, observe
+from littlelb.control.linger import Linger
+from littlelb.control.store import Store
+from littlelb.core.desired import compute
+from littlelb.core.interfaces import Clock, Phase, Target
+from littlelb.core.model import Frontend, Grant, Ip, Key, Reason
+from littlelb.core.plan import Changes, Failure, PassReport, diff
+from littlelb.core.publication import failure_of, withhold
+from littlelb.core.state import DesiredState, Touched
+
+AnyTarget: TypeAlias = Target[Any, Any]  # each target has keys and values of its own
+Observed: TypeAlias = dict[Phase, tuple[Mapping[Any, Any], frozenset[Any] | None]]
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PassResult:
+    """What one pass did and what is now the case, for Events, status and the state file."""
+
+    report: PassReport
+    before: DesiredState
+    after: DesiredState
+    """What should be, less what failed."""
+
+
+def keys_for(phase: Phase, touched: Touched | None) -> frozenset[Hashable] | None:
+    """Which keys of a target may differ; None: all."""
+    if touched is None:
+        return None
+    match phase:
+        case Phase.CLAIM | Phase.PUBLISH:
+            return frozenset(touched.services)
+        case Phase.FORWARD:
+            return frozenset(touched.frontends)
+        case Phase.ADDRESS | Phase.ANNOUNCE:
+            return frozenset(touched.addresses)
+
+
+class Reconciler:
+    """Runs passes over the targets, one at a time."""
+
+    def __init__(self, store: Store, targets: Sequence[AnyTarget], clock: Clock) -> None:
+        """`targets`: at most one for each phase."""
+        self._store, self._clock = store, clock
+        self._targets = sorted(targets, key=lambda target: target.phase)
+        self._decided: DesiredState | None = None
+        self._shown = DesiredState()
+        self._linger = Linger()
+        self._number = 0
+
+    @property
+    def state(self) -> DesiredState:
+        """What should be, less what failed, as of the last pass."""
+        return self._shown
+
+    @property
+    def next_deadline(self) -> float | None:
+        """Monotonic time at which a draining address may go."""
+        return self._linger.next_deadline
+
+    async def run_pass(self, *, full: bool) -> PassResult:
+        """Bring the world to what the store says it should be."""
+        state = compute(self._store.snapshot(), None if full and self._decided is None else self._decided)
+        result = await self._apply(state, full=full or state.touched is None)
+        self._decided = state
+        self._tell_store(state, result.report.failures)
+        return result
+
+    async def withdraw(self) -> PassResult:
+        """Take away everything that bears our mark, in order; the addresses of draining flows stay until they end."""
+        self._decided = None
+        result = await self._apply(DesiredState(), full=True)
+        self._store.tell_grants(dict.fromkeys(list(self._store.grants)))
+        return result
+
+    async def _apply(self, state: DesiredState, *, full: bool) -> PassResult:
+        started, before = self._clock.monotonic(), self._shown
+        outcome = Outcome()
+        observed = await self._observe(state, outcome, full=full)
+        await self._tear_down(state, observed, outcome)
+        state = await self._bring_up(state, observed, outcome)
+        self._number += 1
+        self._shown = state
+        report = PassReport(
+            number=self._number,
+            finished=self._clock.now(),
+            duration_seconds=self._clock.monotonic() - started,
+            changes=outcome.changes,
+            failures=outcome.failures,
+            unread=outcome.unread,
+        )
+        return PassResult(report, before, state)
+
+    async def _observe(self, state: DesiredState, outcome: Outcome, *, full: bool) -> Observed:
+        """Read what is there; a target that cannot be read sits this pass out."""
+        observed: Observed = {}
+        for target in self._targets:
+            keys = None if full else keys_for(target.phase, state.touched)
+            if keys is None or keys:
+                seen = await observe(target, keys, outcome)
+                if seen is not None:
+                    observed[target.phase] = (seen, keys)
+        return observed
+
+    async def _tear_down(self, state: DesiredState, observed: Observed, outcome: Outcome) -> None:
+        """Remove what is no longer wanted, from the outside in; a Service's claim goes only when all else has gone."""
+        now = self._clock.monotonic()
+        blocked: set[Key] = set()
+        removals = {
+            target.phase: diff(target.wanted(state), *observed[target.phase]).remove
+            for target in self._targets
+            if target.phase in observed
+        }
+        self._linger.start(removals.get(Phase.FORWARD, {}), state.forwards, now)
+        for target in reversed(self._targets):
+            remove = dict(removals.get(target.phase, {}))
+            if target.phase is Phase.ADDRESS:
+                remove = {address: value for address, value in remove.items() if not self._linger.holds(address, now)}
+            if target.phase is Phase.CLAIM:
+                blocked |= self._linger.services(now)
+                remove = {key: value for key, value in remove.items() if key not in blocked and not outcome.unread}
+            failed = await apply_changes(target, Changes({}, {}, remove), outcome)
+            blocked |= self._services_of(failed)
+
+    async def _bring_up(self, state: DesiredState, observed: Observed, outcome: Outcome) -> DesiredState:
+        """Make what is wanted, from the inside out; what fails goes no further."""
+        for target in self._targets:
+            held_back = withhold(state, outcome.failures)
+            if target.phase.name in outcome.unread:
+                break  # what stands before the later phases is not known: nothing new goes further
+            if target.phase not in observed:
+                continue
+            seen, keys = observed[target.phase]
+            wanted = target.wanted(held_back)
+            if keys is not None and target.phase is Phase.PUBLISH and outcome.failures:
+                keys |= frozenset(k for k, v in wanted.items() if state.publications.get(k) is not v)
+                seen = await observe(target, keys, outcome) or seen
+            await apply_changes(target, diff(wanted, seen, keys).bring_up(), outcome)
+        return withhold(state, outcome.failures)
+
+    def _services_of(self, subjects: Mapping[Any, Failure]) -> set[Key]:
+        """Find the Services that had a failed frontend or address, as of the previous pass."""
+        found = {subject for subject in subjects if isinstance(subject, str)}
+        for frontend, forward in self._shown.forwards.items():
+            if frontend in subjects or frontend.address in subjects:
+                found.add(forward.service)
+        return found
+
+    def _tell_store(self, state: DesiredState, failures: Mapping[Frontend | Ip | Key, Failure]) -> None:
+        """Remember who got what, and which addresses other machines have."""
+        keys = state.decisions.keys() if state.touched is None else state.touched.services
+        grants: dict[Key, Grant | None] = {
+            key: self._grant(key, state, failures)
+            for key in (*keys, *(k for k in self._store.grants if k not in state.decisions))
+        }
+        waiting = [key for key in grants if key in state.decisions and self._moved(key, state, grants)]
+        self._store.tell_grants(grants, waiting)
+        for subject, failure in failures.items():
+            if failure.reason == Reason.ADDRESS_CONFLICT and not isinstance(subject, str | Frontend):
+                self._store.tell_conflict(subject, failure.message)
+
+    def _grant(self, key: Key, state: DesiredState, failures: Mapping[Frontend | Ip | Key, Failure]) -> Grant | None:
+        """What one Service now holds, and since when."""
+        decision = state.decisions.get(key)
+        if decision is None:
+            return None
+        got = frozenset(f for f, _ in decision.forwards if failure_of(f, key, failures) is None)
+        if not got:
+            return None
+        old = self._store.grants.get(key)
+        return Grant(got, old.since if old is not None else self._clock.now())
+
+    def _moved(self, key: Key, state: DesiredState, grants: Mapping[Key, Grant | None]) -> bool:
+        """Has it just got what it waited for? Then what it kept meanwhile can go."""
+        decision, grant, old = state.decisions[key], grants[key], self._store.grants.get(key)
+        return bool(decision.kept) and grant is not None and (old is None or grant.addresses != old.addresses)
