@@ -1,6 +1,6 @@
 """Virtual time for asyncio: where everybody waits, the clock jumps to the next timer instead of waiting.
 
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner: runner.run(scenario())
+    result = run_virtual(scenario())
 
 Everything that asks the loop for time follows: `asyncio.sleep`, `asyncio.timeout`, aiohttp's time-outs. Sockets on
 loopback work, because what one end sent is there for the other end at once; work in threads is waited for in real time.
@@ -9,9 +9,11 @@ loopback work, because what one end sent is there for the other end at once; wor
 import asyncio
 import selectors
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, TypeVar
+
+R = TypeVar("R")
 
 GRACE_SECONDS = 0.001
 """Real time that bytes on their way through loopback get before the clock jumps."""
@@ -71,6 +73,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def _idle(self, _: asyncio.Future[Any]) -> None:
         self._jumping.busy -= 1
+
+
+def run_virtual(scenario: Coroutine[Any, Any, R]) -> R:
+    """Run a coroutine on a loop of its own, from virtual time 0 to its end."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(scenario)
 
 
 class LoopClock:
