@@ -1,0 +1,110 @@
+"""Metrics in the Prometheus text format, from the same StatusReport that people see.
+
+Counters of passes and failures are kept here; everything else is computed when somebody scrapes. The registry is our
+own, and each Service has at most five series.
+"""
+
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Iterator
+from ipaddress import IPv4Address, IPv6Address
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from littlelb.core.model import Frontend
+from littlelb.core.plan import PassReport
+from littlelb.core.report import ServiceState, ServiceStatus, StatusReport
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
+
+
+class Metrics:
+    """What `/metrics` answers. `observe_pass` is told of each pass; `report` is asked at each scrape."""
+
+    def __init__(self, report: Callable[[], StatusReport]) -> None:
+        """Make a registry of our own, so that nothing else in the process shows up in it."""
+        self._registry = CollectorRegistry()
+        self._registry.register(_ReportCollector(report))
+        self._passes = Counter("littlelb_passes", "Passes of the loop.", registry=self._registry)
+        self._changes = Counter("littlelb_changes", "Changes applied, over all phases.", registry=self._registry)
+        self._seconds = Histogram(
+            "littlelb_pass_duration_seconds", "How long passes took.", buckets=_BUCKETS, registry=self._registry
+        )
+        self._failures = Counter(
+            "littlelb_failures", "Failures of passes, by what failed.", ["phase"], registry=self._registry
+        )
+        for phase in ("forward", "address", "publish"):
+            self._failures.labels(phase)
+
+    def observe_pass(self, report: PassReport) -> None:
+        """Count one pass."""
+        self._passes.inc()
+        self._changes.inc(report.changes)
+        self._seconds.observe(report.duration_seconds)
+        for what in report.failures:
+            self._failures.labels(_phase(what)).inc()
+
+    def render(self) -> bytes:
+        """Render all metrics as `CONTENT_TYPE`."""
+        return generate_latest(self._registry)
+
+
+def _phase(what: object) -> str:
+    """Say which phase a failure belongs to: a frontend is forwarded, an address held and announced, a key published."""
+    match what:
+        case Frontend():
+            return "forward"
+        case IPv4Address() | IPv6Address():
+            return "address"
+        case _:
+            return "publish"
+
+
+class _ReportCollector(Collector):
+    """Turns a StatusReport into metrics, when asked."""
+
+    def __init__(self, report: Callable[[], StatusReport]) -> None:
+        self._report = report
+
+    def describe(self) -> Iterable[Metric]:
+        """Name nothing in advance: registering must not ask for a report."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Compute all families of one scrape."""
+        report = self._report()
+        yield from _daemon_metrics(report)
+        yield from _service_metrics(report.services)
+
+
+def _daemon_metrics(report: StatusReport) -> Iterator[Metric]:
+    daemon = report.daemon
+    info = {"version": daemon.version, "plane": daemon.plane, "source": daemon.source}
+    yield InfoMetricFamily("littlelb", "The running program.", value=info)
+    yield GaugeMetricFamily("littlelb_start_time_seconds", "When it started.", value=daemon.started)
+    yield GaugeMetricFamily("littlelb_source_connected", "Does the API server answer?", value=daemon.connected)
+    yield GaugeMetricFamily("littlelb_source_synced", "Was everything listed once?", value=daemon.synced)
+    yield CounterMetricFamily("littlelb_events_dropped", "Events that were not written.", value=daemon.events_dropped)
+    failing = len(report.last_pass.failures) if report.last_pass is not None else 0
+    yield GaugeMetricFamily("littlelb_failing", "Failures of the last pass.", value=failing)
+
+
+def _service_metrics(services: Iterable[ServiceStatus]) -> Iterator[Metric]:
+    states = Tally(dict.fromkeys(ServiceState, 0))
+    held: set[str] = set()
+    active = GaugeMetricFamily("littlelb_connections_active", "Open connections.", labels=["service"])
+    accepted = CounterMetricFamily("littlelb_connections_accepted", "Connections accepted.", labels=["service"])
+    up = GaugeMetricFamily("littlelb_backends_up", "Backends in use.", labels=["service"])
+    for service in services:
+        states[service.state] += 1
+        held.update(port.address for port in service.ports if port.serving)
+        active.add_metric([service.key], service.connections_active)
+        accepted.add_metric([service.key], service.connections_accepted)
+        up.add_metric([service.key], service.backends_up)
+    by_state = GaugeMetricFamily("littlelb_services", "Services, by state.", labels=["state"])
+    for state, number in states.items():
+        by_state.add_metric([state], number)
+    yield from (by_state, active, accepted, up)
+    yield GaugeMetricFamily("littlelb_addresses_held", "Addresses on which something is served.", value=len(held))
