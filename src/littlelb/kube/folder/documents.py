@@ -15,8 +15,8 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 MAX_DOCUMENTS = 10_000
-MAX_VALUES = 1_000_000
-"""In one document, aliases counted as often as they are used."""
+MAX_VALUES = 250_000
+"""In one file; in one document also when every alias is counted as often as it is used."""
 MAX_DEPTH = 64
 MAX_DIGITS = 64
 
@@ -124,28 +124,30 @@ def _parse_json(name: str, text: str, parsed: Parsed) -> None:
         parsed.errors.append(ManifestError(name, 1, 0, "nested too deeply"))
 
 
-def _find_depth(text: str) -> tuple[int, int] | None:
-    """Find where a text nests too deeply: (document, line). The composer is recursive C and would crash the process."""
-    depth = number = 0
+def _find_excess(text: str) -> tuple[int, int, str] | None:
+    """Find where a text is too deep or too long: (document, line, reason).
+
+    The composer is recursive C and would crash the process on depth, and makes an object for each value.
+    """
+    depth = number = values = 0
     try:
         for event in yaml.parse(text, Loader=_Loader):
-            if isinstance(event, yaml.DocumentStartEvent):
-                number += 1
-            elif isinstance(event, yaml.CollectionStartEvent):
-                depth += 1
-            elif isinstance(event, yaml.CollectionEndEvent):
-                depth -= 1
-            if depth > MAX_DEPTH:
-                return number, int(event.start_mark.line) + 1
+            values += isinstance(event, yaml.NodeEvent)
+            number += isinstance(event, yaml.DocumentStartEvent)
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH or values > MAX_VALUES:
+                line = event.start_mark.line + 1 if event.start_mark else 0
+                why = f"nested more than {MAX_DEPTH} deep" if depth > MAX_DEPTH else f"more than {MAX_VALUES} values"
+                return number, line, why
     except yaml.YAMLError:
         pass  # the composer stops at the same place, and its error is reported
     return None
 
 
 def _parse_yaml(name: str, text: str, parsed: Parsed) -> None:
-    deep = _find_depth(text)
-    if deep is not None:
-        parsed.errors.append(ManifestError(name, *deep, f"nested more than {MAX_DEPTH} deep"))
+    excess = _find_excess(text)
+    if excess is not None:
+        parsed.errors.append(ManifestError(name, *excess))
         return
     number = 0
     try:
