@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MODULE_LINES = 350
+TEST_MODULE_LINES = 700
+"""Twice as much: all unit tests of one module stand in one file, because tests mirror the source."""
 FUNCTION_LINES = 60
 PUBLIC_METHODS = 12
 ROOM_MODULES = 13
@@ -72,8 +74,9 @@ def parse_module(path: str, text: str) -> Module:
 def diff_limits(module: Module) -> list[str]:
     """Say which limits this module passes, one line each."""
     found: list[str] = []
-    if module.lines > MODULE_LINES:
-        found.append(f"{module.path}: {module.lines} lines, at most {MODULE_LINES}")
+    most = TEST_MODULE_LINES if module.path.startswith("tests/") else MODULE_LINES
+    if module.lines > most:
+        found.append(f"{module.path}: {module.lines} lines, at most {most}")
     found += [
         f"{module.path}:{block.line}: {block.name} has {block.size} lines, at most {FUNCTION_LINES}"
         for block in module.functions

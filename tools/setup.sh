@@ -36,9 +36,6 @@ list_missing() {
         want "$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')" "keeps its packages out of your system"
     fi
     need ip iproute2 "looks into the network namespaces of the demo and the tests"
-    if [ "$level" != runtime ]; then
-        need git git "the checks ask it which files are tracked"
-    fi
     if [ "$level" = ci ]; then
         need nft nftables "tests of packets beside other people's firewall rules"
         need conntrack conntrack "kube-proxy in the tests on a real API server"

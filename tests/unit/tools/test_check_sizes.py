@@ -32,6 +32,14 @@ def test_each_limit_is_named_with_its_place() -> None:
     ]
 
 
+def test_a_test_module_may_have_twice_as_many_lines() -> None:
+    """All unit tests of a module stand in one file."""
+    assert diff_limits(parse_module("tests/unit/test_a.py", 700 * "\n")) == []
+    assert diff_limits(parse_module("tests/unit/test_a.py", 701 * "\n")) == [
+        "tests/unit/test_a.py: 701 lines, at most 700"
+    ]
+
+
 def test_private_methods_and_setters_are_not_counted() -> None:
     """A property with its setter is one public method, and underscores are private."""
     text = "class A:\n" + "".join(function(f"_f{n}", 2, "    ") for n in range(20)) + 2 * function("size", 2, "    ")
