@@ -117,10 +117,11 @@ class Lan:
             self.network.plug(balancer, "eth1", self.switch, "back")
         own, own6 = lan_address(2)
         back, back6 = backend_address(2)
-        lines = [f"addr add {own}/24 dev eth0", f"addr add {own6}/64 dev eth0 nodad"]
-        if vips_on_link:
-            second, second6 = vip(2)
+        second, second6 = vip(2)
+        lines = [f"addr add {own}/24 dev eth0"]
+        if vips_on_link:  # the kernel lists the newest IPv6 address first, and the first is the default address
             lines += [f"addr add {second}/24 dev eth0", f"addr add {second6}/64 dev eth0 nodad"]
+        lines += [f"addr add {own6}/64 dev eth0 nodad"]
         lines += [f"addr add {back}/24 dev {backend_device}", f"addr add {back6}/64 dev {backend_device} nodad"]
         lines += [f"route add default via {lan_address(1)[0]}", f"route add default via {lan_address(1)[1]}"]
         balancer.batch(*lines)

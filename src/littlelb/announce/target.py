@@ -1,0 +1,121 @@
+"""Target ANNOUNCE: tells the LAN once, by gratuitous ARP or unsolicited advertisement, that an address is here now.
+
+Nothing of it can be read back, so what is observed is belief: what was told since the link came up (`forget`).
+Announcing is a courtesy to caches that hold an older answer: without the right to do so (CAP_NET_RAW) an address is
+served all the same, for the kernel answers ARP by itself; then `notice` says what is missing.
+"""
+
+import errno
+from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address
+
+import structlog
+
+from littlelb.announce.packets import (
+    ETHERTYPE_ARP,
+    ETHERTYPE_IPV6,
+    Frame,
+    arp_announcements,
+    unsolicited_advertisement,
+)
+from littlelb.announce.port import Device, Port, read_device
+from littlelb.announce.probe import RawPort
+from littlelb.core.interfaces import Phase
+from littlelb.core.model import Announcement, Ip, Reason
+from littlelb.core.plan import Changes, Failure
+from littlelb.core.state import DesiredState
+
+log = structlog.get_logger(__name__)
+
+_NOTICE = "neighbours are not told when an address moves here: grant the capability CAP_NET_RAW"
+
+
+class AnnounceTarget:
+    """`core.interfaces.Target[Ip, Announcement]` on packet sockets."""
+
+    phase = Phase.ANNOUNCE
+
+    def __init__(
+        self,
+        *,
+        open_port: Callable[[str, int], RawPort] = Port,
+        look: Callable[[str], Device | None] = read_device,
+    ) -> None:
+        """The defaults are the real world; tests give their own."""
+        self._open_port = open_port
+        self._look = look
+        self._announced: dict[Ip, Announcement] = {}
+        self.notice = ""
+        """What keeps announcements from being sent, with the remedy; empty: nothing."""
+
+    def wanted(self, state: DesiredState) -> Mapping[Ip, Announcement]:
+        """Select the announcements."""
+        return state.announcements
+
+    def forget(self) -> None:
+        """The link came back, or has another MAC address: the next pass announces everything again."""
+        self._announced.clear()
+
+    async def observe(self, keys: frozenset[Ip] | None) -> Mapping[Ip, Announcement]:
+        """Answer what was announced since the last `forget`; there is nothing to read."""
+        if keys is None:
+            return dict(self._announced)
+        return {key: self._announced[key] for key in keys if key in self._announced}
+
+    async def apply(self, changes: Changes[Ip, Announcement]) -> Mapping[Ip, Failure]:
+        """Announce what comes or changes, each address once; forget what goes (there is no way to take it back)."""
+        for address in changes.remove:
+            self._announced.pop(address, None)
+        by_device: dict[str, list[Ip]] = {}
+        for address, wanted in {**changes.change, **changes.add}.items():
+            by_device.setdefault(wanted.device, []).append(address)
+        failures: dict[Ip, Failure] = {}
+        for name, addresses in by_device.items():
+            failure = await self._announce(name, addresses)
+            if failure is None:
+                self._announced.update(dict.fromkeys(addresses, Announcement(device=name)))
+            else:
+                failures.update(dict.fromkeys(addresses, failure))
+        return failures
+
+    async def _announce(self, name: str, addresses: list[Ip]) -> Failure | None:
+        try:
+            device = self._look(name)
+            if device is None:
+                return Failure(Reason.FAILED, f"cannot announce: the link device {name} does not exist; it is awaited")
+            if device.asked:
+                await self._send(device, addresses)
+        except PermissionError:
+            self._report_refusal(name)
+        except OSError as error:
+            if error.errno == errno.ENETDOWN:  # announced when the link is back: whoever watches it calls `forget`
+                log.info("address.not_announced", device=name, reason="the link is down")
+                return None
+            return Failure(Reason.FAILED, f"cannot announce on {name}: {error.strerror}")
+        return None
+
+    async def _send(self, device: Device, addresses: list[Ip]) -> None:
+        for ethertype, version in ((ETHERTYPE_ARP, 4), (ETHERTYPE_IPV6, 6)):
+            told = [address for address in addresses if address.version == version]
+            if not told:
+                continue
+            port = self._open_port(device.name, ethertype)
+            try:
+                await port.send(frame for address in told for frame in render_announcement(device.mac, address))
+            finally:
+                port.close()
+            for address in told:
+                log.info("address.announced", address=str(address), device=device.name)
+        self.notice = ""
+
+    def _report_refusal(self, device: str) -> None:
+        if not self.notice:
+            log.warning("announce.not_permitted", device=device, remedy=_NOTICE)
+        self.notice = _NOTICE
+
+
+def render_announcement(mac: bytes, address: Ip) -> tuple[Frame, ...]:
+    """Return the frames that move every neighbour's cache: ARP in both its forms, or one advertisement."""
+    if isinstance(address, IPv4Address):
+        return arp_announcements(mac, address)
+    return (unsolicited_advertisement(mac, address),)

@@ -1,0 +1,175 @@
+"""Watches the link device and this machine's addresses and routes by netlink, and tells what became of them.
+
+    kernel ──notification──► a mark on an address of ours that we did not do ──► hint(): read the world, repair it
+                        └──► anything else ──20 ms──► read everything again ──► tell(HostFacts), if it differs
+                                                                           └──► link_back(): up again, new MAC or index
+
+A notification is never evidence, only a reason to look: a lost one (ENOBUFS) costs one more look.
+"""
+
+import asyncio
+import errno
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import structlog
+
+from littlelb.core.errors import Transient
+from littlelb.core.model import HostFacts, Ip, Listener
+from littlelb.host.events import AddressEvent, Event, parse_events
+from littlelb.host.facts import Tables, compute_facts, read_world
+from littlelb.host.netlink import Link
+
+log = structlog.get_logger(__name__)
+
+DEBOUNCE_SECONDS = 0.02
+LISTENERS_SECONDS = 5.0
+_RETRY_SECONDS = 1.0
+_GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
+"""RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE."""
+_DATAGRAM_LIMIT = 65536
+_RECEIVE_BUFFER = 4 << 20
+_DATAGRAMS_AT_ONCE = 64
+
+Scan: TypeAlias = Callable[[], Awaitable[tuple[Listener, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reactions:
+    """Who hears of what."""
+
+    tell: Callable[[HostFacts], None]
+    """The facts, at the start and when they differ from the last ones."""
+    hint: Callable[[], None]
+    """Somebody else touched what is ours, or it may have gone: read the world, not belief."""
+    link_back: Callable[[], None]
+    """The device is up again, or is another one (index, MAC address): announce everything again."""
+    expects: Callable[[Ip], bool]
+    """Should this address be on the machine, as far as the ADDRESS target knows?"""
+
+
+def open_notifications() -> socket.socket:
+    """Open a netlink socket that hears of links, addresses and routes; needs no right."""
+    notifications = socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+    )
+    notifications.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+    notifications.bind((0, _GROUPS))
+    return notifications
+
+
+async def no_listeners() -> tuple[Listener, ...]:
+    """Look at no socket: for tests, and where nobody shares the default address."""
+    return ()
+
+
+class LinkMonitor:
+    """Keeps the facts of this machine current; `run` in a task of its own."""
+
+    def __init__(self, device: str, tables: Tables, reactions: Reactions, scan: Scan = no_listeners) -> None:
+        """`scan` reads the listening sockets; it is called at the start and every five seconds."""
+        self._device = device
+        self._tables = tables
+        self._reactions = reactions
+        self._scan = scan
+        self._listeners: tuple[Listener, ...] = ()
+        self._facts: HostFacts | None = None
+        self._link: Link | None = None
+        self._dirty = asyncio.Event()
+
+    async def run(self) -> None:
+        """Tell the facts once, and from then on what changes; for ever."""
+        notifications = open_notifications()  # before the first look, so that nothing falls between
+        loop = asyncio.get_running_loop()
+        loop.add_reader(notifications.fileno(), self._hear, notifications)
+        try:
+            self._listeners = await self._scan()
+            self._dirty.set()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._follow_links(), name="host links")
+                tasks.create_task(self._follow_listeners(), name="host listeners")
+        finally:
+            loop.remove_reader(notifications.fileno())
+            notifications.close()
+
+    def hear(self, events: list[Event]) -> None:
+        """Take in what the kernel said; never waits."""
+        touched = False
+        for event in events:
+            if isinstance(event, AddressEvent):
+                touched |= event.gone == self._reactions.expects(event.address)
+                if event.marked:
+                    continue  # no fact
+            self._dirty.set()
+        if touched:
+            self._reactions.hint()
+
+    def _hear(self, notifications: socket.socket) -> None:
+        for _ in range(_DATAGRAMS_AT_ONCE):
+            try:
+                datagram = notifications.recv(_DATAGRAM_LIMIT)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                log.warning("links.notifications_lost", reason="more at once than the socket's buffer holds")
+                self._dirty.set()
+                self._reactions.hint()
+                return
+            self.hear(parse_events(datagram))
+
+    async def _follow_links(self) -> None:
+        while True:
+            await self._dirty.wait()
+            if self._facts is not None:
+                await asyncio.sleep(DEBOUNCE_SECONDS)
+            self._dirty.clear()
+            try:
+                await self.refresh()
+            except Transient as error:
+                log.warning("links.unreadable", error=str(error))
+                await asyncio.sleep(_RETRY_SECONDS)
+                self._dirty.set()
+
+    async def _follow_listeners(self) -> None:
+        while True:
+            await asyncio.sleep(LISTENERS_SECONDS)
+            listeners = await self._scan()
+            if listeners != self._listeners:
+                self._listeners = listeners
+                self._dirty.set()
+
+    async def refresh(self) -> None:
+        """Read everything, and tell it if it differs from what was told. Raises `Transient`."""
+        links, addresses, routes = await read_world(self._tables)
+        facts = compute_facts(self._device, links, addresses, routes, self._listeners)
+        link = next((link for link in links if link.name == self._device), None)
+        known, before = self._facts is not None, self._link
+        self._link = link
+        if facts != self._facts:
+            _report(self._facts, facts)
+            self._facts = facts
+            self._reactions.tell(facts)
+        if known and link != before:
+            self._react(before, link)
+
+    def _react(self, before: Link | None, link: Link | None) -> None:
+        # A device that came back has lost our addresses: IPv6 ones when it went down, all of them if it is a new one.
+        if link is not None and link.up:
+            self._reactions.link_back()
+        if before is None or link is None or (before.index, before.up) != (link.index, link.up):
+            self._reactions.hint()
+
+
+def _report(before: HostFacts | None, now: HostFacts) -> None:
+    if not now.present and (before is None or before.present):
+        log.error("link.missing", device=now.device, remedy="name an existing device with --linkdevice; it is awaited")
+    elif before is not None and now.present and not before.present:
+        log.info("link.back", device=now.device)
+    elif before is not None and before.up != now.up:
+        log.warning("link.changed", device=now.device, up=now.up)
+    if before is not None and before.own != now.own:
+        log.info("link.addresses_changed", device=now.device, own=[str(address) for address in now.own])
