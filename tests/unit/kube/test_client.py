@@ -1,5 +1,7 @@
 """The client's paths, lines and errors: what needs no server, and what a real one would seldom do."""
 
+from itertools import pairwise
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -62,12 +64,7 @@ def test_lines_do_not_depend_on_chunks(lines: list[bytes], cuts: list[int]) -> N
     stream = b"".join(line + b"\n" for line in lines)
     borders = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     splitter = LineSplitter()
-    found = [
-        line
-        for start, end in zip(borders, borders[1:], strict=False)
-        if start < end
-        for line in splitter.feed(stream[start:end])
-    ]
+    found = [line for start, end in pairwise(borders) if start < end for line in splitter.feed(stream[start:end])]
     assert found == [line for line in lines if line.strip()]
 
 
