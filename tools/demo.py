@@ -17,10 +17,10 @@ from types import FrameType
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from tools.demo_stage import LOADBALANCER, TOP, Stage, StepFailed, wait_for
-from tools.userns import PREFIX, read_prefix
 
 from littlelb.core.report import ServiceState
+from tools.demo_stage import LOADBALANCER, TOP, Stage, StepFailed, wait_for
+from tools.userns import PREFIX, read_prefix
 
 FIRST, SECOND, SHARED = "203.0.113.10", "203.0.113.20", "192.0.2.2"
 RIVAL = """\

@@ -83,6 +83,11 @@ if ! .venv/bin/python -c '' 2>/dev/null; then
 fi
 case $level in
     runtime) [ -e .venv/.stamp-dev ] || install_locked runtime "what the program needs" requirements/runtime.txt requirements/build.txt ;;
-    dev | ci) install_locked dev "what the program, its checks and its tests need" requirements/dev.txt ;;
+    dev) install_locked dev "what the program, its checks and its tests need" requirements/dev.txt ;;
+    ci)
+        install_locked dev "what the program, its checks and its tests need" requirements/dev.txt
+        # tests/controlplane is built with Go; distributions have older ones. The tests find .venv/bin on their PATH.
+        command -v go >/dev/null 2>&1 || install_locked go "Go, to build the control plane of the tests" requirements/go.txt
+        ;;
     *) fail "unknown level $level: runtime, dev or ci" ;;
 esac

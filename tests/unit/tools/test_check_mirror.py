@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from tools.check_mirror import Trees, compute_test_path, diff_mirror, main
 
 PLAN, PLAN_TEST = "src/littlelb/core/plan.py", "tests/unit/core/test_plan.py"

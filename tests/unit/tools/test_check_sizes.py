@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from tools.check_sizes import diff_limits, diff_rooms, main, parse_module, render_summary, select_quantile
 
 

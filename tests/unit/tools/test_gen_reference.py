@@ -4,9 +4,9 @@ from enum import StrEnum
 from pathlib import Path
 
 import pytest
-from tools.gen_reference import ANNOTATIONS, CONFIGURATION, main, names, render_default, render_row, select_unnamed
 
 from littlelb.goflags import Option
+from tools.gen_reference import ANNOTATIONS, CONFIGURATION, main, names, render_default, render_row, select_unnamed
 
 
 class Colour(StrEnum):

@@ -1,6 +1,7 @@
 """Tests of tools/run_tiers.py: what it makes of reports. That it runs pytest, every `make test` shows."""
 
 import pytest
+
 from tools.run_tiers import Outcome, parse_report, render_table, select_failures
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from tools.userns import SETTINGS, read_settings, select_forbidding
 
 
