@@ -184,6 +184,19 @@ class Config:
         return load_config(self.flags, device_required=bool(self.linkdevice))
 
 
+def default_text(field: str) -> str:
+    """Return the default of a setting as people would write it; empty where there is nothing to write."""
+    match getattr(load_config({}, {}, device_required=False), field):
+        case None | "" | ():
+            return ""
+        case bool(flag):
+            return str(flag).lower()
+        case ListenAddress(host, port):
+            return f"{host}:{port}"
+        case value:
+            return str(value)
+
+
 class Given(NamedTuple):
     """What one source said about one setting, and how to name that source in an error."""
 

@@ -40,30 +40,30 @@ class Option(NamedTuple):
 _BARE = frozenset({"kubeconfig", "linkdevice", "debug", "kubernetes"})
 _BOOLEAN = "[=BOOL]"
 OPTIONS: Final = (
-    Option("kubeconfig", "PATHS", "files joined by ':'; default: in-cluster, then ~/.kube/config"),
-    Option("linkdevice", "DEVICE", "network device that gets the addresses (required)"),
+    Option("kubeconfig", "PATHS", "default: in-cluster, then ~/.kube/config"),
+    Option("linkdevice", "DEVICE", "device that gets the addresses (required)"),
     Option("debug", _BOOLEAN, "log debug events too"),
-    Option("kubernetes", _BOOLEAN, "follow an API server; false: only --manifests"),
-    Option("prefix", "host|link", "VIPs as /32 and /128, or as long as the on-link route"),
-    Option("on-exit", "withdraw|keep", "what SIGTERM does with rules and addresses"),
-    Option("manifests", "DIR", "follow the objects in this folder, without a cluster"),
-    Option("config", "FILE", "YAML file of these settings, without the dashes"),
-    Option("plane", "auto|nft|pipe", "who forwards: the kernel or worker processes"),
+    Option("kubernetes", _BOOLEAN, "follow an API server"),
+    Option("prefix", "host|link", "VIPs as /32 and /128, or as on-link"),
+    Option("on-exit", "withdraw|keep", "SIGTERM clears up, or leaves all"),
+    Option("manifests", "DIR", "follow this folder instead of a cluster"),
+    Option("config", "FILE", "YAML file of these settings (no dashes)"),
+    Option("plane", "auto|nft|pipe", "kernel or worker processes forward"),
     Option("backends", "auto|pods|nodes", "forward to endpoints or to NodePorts"),
     Option("node-selector", "SELECTOR", "only nodes with these labels are backends"),
-    Option("load-balancer-class", "CLASS", "spec.loadBalancerClass of our Services"),
-    Option("class-less", _BOOLEAN, "also take Services without a class; or --no-class-less"),
+    Option("load-balancer-class", "CLASS", "our loadBalancerClass"),
+    Option("class-less", _BOOLEAN, "also Services without a class"),
     Option("default-address", "share|refuse", "for Services that ask for no address"),
     Option("external-ips", _BOOLEAN, "also write spec.externalIPs"),
-    Option("listen", "HOST:PORT", "status page, metrics, health; '' turns it off"),
-    Option("state-dir", "DIR", "where the last known world is kept"),
-    Option("run-dir", "DIR", "where our sockets are"),
-    Option("max-nodes", "N", "at most so many nodes serve one Service"),
-    Option("off-subnet", "warn|refuse", "for addresses outside of the device's networks"),
-    Option("refuse-addresses", "CIDRS", "addresses that no Service gets, joined by ','"),
-    Option("pipe-workers", "N", "worker processes of the pipe; default: CPUs, at most 4"),
+    Option("listen", "HOST:PORT", "status, metrics; '' is off"),
+    Option("state-dir", "DIR", "last known world"),
+    Option("run-dir", "DIR", "our sockets"),
+    Option("max-nodes", "N", "at most so many nodes serve a Service"),
+    Option("off-subnet", "warn|refuse", "addresses that are not on-link"),
+    Option("refuse-addresses", "CIDRS", "no Service gets these; joined by ','"),
+    Option("pipe-workers", "N", "worker processes; default: CPUs, at most 4"),
     Option("connect-timeout", "SECONDS", "to connect to a backend"),
-    Option("log-format", "auto|console|json", "auto: console at a terminal, else json"),
+    Option("log-format", "auto|console|json", "auto: console at a terminal, or json"),
 )
 
 
@@ -117,8 +117,13 @@ def normalise_arguments(arguments: Sequence[str], words: Vocabulary) -> list[str
 
 
 def _take_command(flags: list[str], positionals: list[str], words: Vocabulary) -> list[str]:
-    """Take the sub-command out of the positionals; `--help` alone belongs to the whole program."""
-    if positionals:
+    """Take the sub-command out of the positionals; `--help` alone belongs to the whole program.
+
+    Behind an unknown flag stands its value rather than a sub-command: the flag is what click shall complain about.
+    """
+    known = words.values | words.booleans | words.switches
+    unknown = any(flag[2:].partition("=")[0] not in known for flag in flags)
+    if positionals and (positionals[0] in words.commands or not unknown):
         return [positionals.pop(0)]
     return [] if "--help" in flags else [words.default_command]
 

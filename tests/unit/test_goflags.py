@@ -7,6 +7,7 @@ from littlelb.goflags import OPTIONS, Vocabulary, normalise_arguments, parse_boo
 WORDS = Vocabulary(
     values=frozenset({"linkdevice", "config", "output"}),
     booleans=frozenset({"debug", "class-less"}),
+    commands=frozenset({"run", "plan", "status"}),
 )
 
 SPELLINGS = [
@@ -38,6 +39,9 @@ SPELLINGS = [
     ("run -help", "run --help"),
     ("--nonsense", "run --nonsense"),
     ("-nonsense=1", "run --nonsense=1"),
+    ("-nonsense 1", "run --nonsense 1"),
+    ("--nonsense status", "status --nonsense"),
+    ("nonsense --debug", "nonsense --debug=true"),
     ("status -- -x", "status -- -x"),
     ("--debug -- --linkdevice", "run --debug=true -- --linkdevice"),
     ("status -", "status -"),

@@ -1,0 +1,125 @@
+"""Renders reports, plans and findings for a terminal, and plainly for everything else."""
+
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import TextIO
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from littlelb.core.report import (
+    Finding,
+    Level,
+    PlanDocument,
+    ServiceState,
+    ServiceStatus,
+    StatusReport,
+    Verb,
+    compute_unready,
+    printable,
+)
+
+_PLAIN_COLUMNS = 100_000
+"""Wide enough that nothing is wrapped where nobody looks: a pipe, a file."""
+_STATE = {
+    ServiceState.SERVING: "green",
+    ServiceState.PARTIAL: "yellow",
+    ServiceState.PENDING: "yellow",
+    ServiceState.REFUSED: "red",
+}
+_LEVEL = {Level.OK: "green", Level.WARN: "yellow", Level.ERROR: "red"}
+_VERB = {Verb.ADD: ("+", "green"), Verb.CHANGE: ("~", "yellow"), Verb.REMOVE: ("-", "red")}
+
+
+def print_all(parts: Iterable[RenderableType], stream: TextIO | None = None) -> None:
+    """Write to standard output: coloured and wrapped at a terminal, else one plain line for each row."""
+    stream = stream if stream is not None else sys.stdout
+    console = Console(
+        file=stream,
+        width=None if stream.isatty() else _PLAIN_COLUMNS,
+        markup=False,
+        highlight=False,
+        emoji=False,
+    )
+    for part in parts:
+        console.print(part)
+
+
+def render_status(report: StatusReport) -> list[RenderableType]:
+    """Show the daemon in a line or two, then one row for each Service, then why something is not as it was asked."""
+    daemon = report.daemon
+    connection = "connected" if daemon.connected else "does not answer"
+    if daemon.from_state_file:
+        connection = "has not answered yet: this is the last known world"
+    started = datetime.fromtimestamp(daemon.started, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    parts: list[RenderableType] = [
+        _text(f"littlelb {daemon.version} on {daemon.holder}, pid {daemon.pid}, since {started}"),
+        _text(f"{daemon.source}: {connection}"),
+    ]
+    parts += [_text(f"not ready: {line}", "red") for line in compute_unready(report)]
+    parts += [_text(f"folder: {line}", "red") for line in daemon.folder_errors]
+    if not report.services:
+        return [*parts, _text("no Service of type LoadBalancer is ours")]
+    table = _table("SERVICE", "STATE", "ADDRESSES", "PORTS", "PLANE", "HOLDER", "BACKENDS", "CONNECTIONS")
+    for service in report.services:
+        table.add_row(*_status_row(service))
+    reasons = [
+        _text(f"{service.key}: {line.reason}: {line.message}", _STATE[service.state])
+        for service in report.services
+        for line in service.reasons
+    ]
+    return [*parts, table, *reasons]
+
+
+def _status_row(service: ServiceStatus) -> list[Text]:
+    ports = dict.fromkeys(f"{port.port}/{port.protocol}{'' if port.serving else '!'}" for port in service.ports)
+    return [
+        _text(service.key),
+        _text(service.state, _STATE[service.state]),
+        _text(", ".join(service.addresses) or "-"),
+        _text(", ".join(ports) or "-"),
+        _text(service.plane or "-"),
+        _text(service.holder or "-"),
+        _text(f"{service.backends_up}/{service.backends_total}"),
+        _text(f"{service.connections_active} open, {service.connections_accepted} so far"),
+    ]
+
+
+def render_plan(plan: PlanDocument) -> list[RenderableType]:
+    """Show a diff: `+` comes, `~` changes, `-` goes, grouped as the document has it."""
+    parts: list[RenderableType] = []
+    if plan.lines:
+        table = _table("", "PHASE", "WHAT", "BEFORE", "AFTER")
+        for line in plan.lines:
+            sign, style = _VERB[line.verb]
+            table.add_row(
+                *(_text(cell, style) for cell in (sign, line.phase, line.key, line.before or "-", line.after or "-"))
+            )
+        parts.append(table)
+    elif not plan.errors:
+        parts.append(_text("no changes"))
+    return [*parts, *(_text(f"error: {line}", "red") for line in plan.errors)]
+
+
+def render_findings(findings: Iterable[Finding]) -> list[RenderableType]:
+    """Show one row for each finding, its remedy beside it."""
+    table = _table("", "SUBJECT", "FINDING", "WHAT TO DO")
+    for finding in findings:
+        style = _LEVEL[finding.level]
+        cells = (finding.subject, finding.message, finding.remedy)
+        table.add_row(_text(finding.level, style), *(_text(cell) for cell in cells))
+    return [table]
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Make a text that can be nothing but text: no markup, no control characters."""
+    return Text(printable(text), style=style)

@@ -1,0 +1,82 @@
+"""What tables look like at a terminal, and what cannot change how it looks."""
+
+import io
+
+import msgspec
+import pytest
+
+from littlelb.core.report import (
+    DaemonStatus,
+    Finding,
+    Level,
+    PlanDocument,
+    PlanLine,
+    ReasonLine,
+    ServiceState,
+    ServiceStatus,
+    StatusReport,
+    Verb,
+)
+from littlelb.tables import print_all, render_findings, render_plan, render_status
+
+DAEMON = DaemonStatus(
+    version="1",
+    pid=1,
+    started=0.0,
+    source="services/",
+    plane="pipe",
+    holder="lb-1",
+    synced=True,
+    connected=True,
+    folder_errors=("a.yaml:3: bad",),
+)
+
+
+class Terminal(io.StringIO):
+    """A standard output that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        """Say yes."""
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Make a terminal that knows colours."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return Terminal()
+
+
+def test_colours_at_a_terminal(terminal: Terminal) -> None:
+    """At a terminal the diff is coloured."""
+    line = PlanLine(phase="FORWARD", verb=Verb.REMOVE, key="203.0.113.7 port 80/TCP", before="2 backends")
+    print_all(render_plan(PlanDocument(lines=(line,))), terminal)
+    assert "\x1b[31m-" in terminal.getvalue()
+
+
+def test_hostile_texts_stay_texts(terminal: Terminal) -> None:
+    """Neither markup nor escape sequences of an object reach the terminal."""
+    evil = "[red]\x1b]0;owned\x07\u202e"
+    service = ServiceStatus(key=evil, state=ServiceState.REFUSED, reasons=(ReasonLine("Failed", evil),))
+    print_all(render_status(StatusReport(daemon=DAEMON, services=(service,))), terminal)
+    print_all(render_findings([Finding(level=Level.OK, subject=evil, message=evil)]), terminal)
+    shown = terminal.getvalue()
+    assert "\x1b]" not in shown
+    assert "\u202e" not in shown
+    assert "[red]\\x1b]0;owned\\x07\\u202e" in shown
+
+
+def test_status_without_services(capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty world, a folder with an error, and a source that does not answer are all said."""
+    print_all(render_status(StatusReport(daemon=DAEMON)))
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "services/: connected",
+        "not ready: synced, but the first pass is not finished",
+        "folder: a.yaml:3: bad",
+        "no Service of type LoadBalancer is ours",
+    ]
+    print_all(render_status(StatusReport(daemon=msgspec.structs.replace(DAEMON, connected=False))))
+    assert "services/: does not answer" in capsys.readouterr().out
+    print_all(render_status(StatusReport(daemon=msgspec.structs.replace(DAEMON, from_state_file=True))))
+    assert "this is the last known world" in capsys.readouterr().out
