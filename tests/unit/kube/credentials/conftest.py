@@ -1,4 +1,4 @@
-"""What the tests of credentials share: a clock that stands still, a certificate authority, a kubeconfig on disk."""
+"""What the tests of credentials share: a certificate authority, a kubeconfig on disk."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,33 +6,8 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from tests.controlplane.certificates import Authority
-
-
-class StillClock:
-    """Time that moves only when a test moves it."""
-
-    def __init__(self) -> None:
-        """Start on 2026-01-01."""
-        self.elapsed = 0.0
-
-    def now(self) -> float:
-        """Seconds since the epoch."""
-        return 1_767_225_600.0 + self.elapsed
-
-    def monotonic(self) -> float:
-        """Seconds since the test began."""
-        return self.elapsed
-
-    async def sleep(self, seconds: float) -> None:
-        """Move on at once."""
-        self.elapsed += seconds
-
-
-@pytest.fixture
-def clock() -> StillClock:
-    """Time at the test's command."""
-    return StillClock()
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.controlplane.certificates import Authority
 
 from littlelb.core.errors import ConfigError
 from littlelb.kube.credentials.choice import ApiCredentials, InCluster, choose_credentials
+from tests.controlplane.certificates import Authority
+from tests.unit.kube.conftest import StillClock
 
-from .conftest import StillClock, WriteConfig
+from .conftest import WriteConfig
 
 V1 = "client.authentication.k8s.io/v1"
 HTTPS = {"server": "https://198.51.100.1:6443/prefix/"}

@@ -10,8 +10,7 @@ import pytest
 from littlelb.core.errors import Permanent, Transient
 from littlelb.kube.credentials.entries import EnvironmentEntry, Exec
 from littlelb.kube.credentials.exec_plugin import ClusterInfo, ExecPlugin, parse_credential, render_exec_info
-
-from .conftest import StillClock
+from tests.unit.kube.conftest import StillClock
 
 V1 = "client.authentication.k8s.io/v1"
 TOKEN = '{"token":"t"}'

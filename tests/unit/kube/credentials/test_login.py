@@ -7,8 +7,7 @@ import pytest
 
 from littlelb.core.errors import Permanent
 from littlelb.kube.credentials.login import FixedLogin, TokenFileLogin
-
-from .conftest import StillClock
+from tests.unit.kube.conftest import StillClock
 
 
 async def test_fixed_headers_stay_as_they_are() -> None:

@@ -4,10 +4,10 @@ import ssl
 from pathlib import Path
 
 import pytest
-from tests.controlplane.certificates import Authority
 
 from littlelb.core.errors import ConfigError
 from littlelb.kube.credentials.tls import Pem, Tls
+from tests.controlplane.certificates import Authority
 
 
 def pems(authority: Authority, name: str = "anna") -> tuple[Pem, Pem]:

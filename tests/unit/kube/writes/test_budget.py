@@ -1,0 +1,27 @@
+"""The pace of writes."""
+
+from littlelb.kube.writes.budget import TokenBucket, make_write_budget
+from tests.unit.kube.conftest import StillClock
+
+
+async def test_a_burst_goes_at_once_and_the_rest_in_turn(clock: StillClock) -> None:
+    """100 writes: 40 at once, 60 at 20 a second."""
+    budget = make_write_budget(clock)
+    for _ in range(40):
+        await budget.take()
+    assert clock.elapsed == 0
+    for _ in range(60):
+        await budget.take()
+    assert round(clock.elapsed, 6) == 3.0
+
+
+def test_an_empty_bucket_gives_nothing_until_time_has_passed(clock: StillClock) -> None:
+    """Tokens come back at their rate, never more than the burst."""
+    bucket = TokenBucket(1 / 300, 2, clock)
+    assert bucket.full
+    assert [bucket.try_take() for _ in range(3)] == [True, True, False]
+    clock.elapsed = 301.0
+    assert [bucket.try_take() for _ in range(2)] == [True, False]
+    clock.elapsed = 10_000.0
+    assert bucket.full
+    assert [bucket.try_take() for _ in range(3)] == [True, True, False]
