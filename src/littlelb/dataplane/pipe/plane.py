@@ -1,0 +1,279 @@
+"""FORWARD's target of the userspace plane: listeners here, connections in worker processes that outlive this one.
+
+    apply ─► listeners (bind, listen, refuse) ─► set/drop to every worker
+    observe ─► what every worker says that it serves; where they disagree, a value that nobody wants
+
+After a crash or `stop(keep=True)` the next `start` borrows the listeners back from the workers. Workers of another
+version lend theirs too, go on serving until each of those frontends has been applied or removed here, then retire.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import structlog
+
+from littlelb.core.errors import Transient
+from littlelb.core.interfaces import Phase
+from littlelb.core.model import Forward, Frontend, Reason
+from littlelb.core.plan import Changes, Failure
+from littlelb.core.state import DesiredState
+from littlelb.dataplane.pipe.codec import (
+    UNSETTLED,
+    Counters,
+    add_counters,
+    cut_batches,
+    parse_frontend,
+    parse_rule,
+    render_frontend,
+)
+from littlelb.dataplane.pipe.crew import Crew, Member, PipeSettings
+from littlelb.dataplane.pipe.listeners import Listeners
+from littlelb.dataplane.pipe.wire import Json, WireError, sequence
+
+_log = structlog.get_logger(__name__)
+_BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_STABLE_SECONDS: Final = 30.0
+_BREATH: Final = 500
+"""Sockets made before other tasks have their turn."""
+_DROPS: Final = 2000
+_POLL_SECONDS: Final = 0.1
+
+
+class PipePlane:
+    """Keeps frontends served by workers."""
+
+    def __init__(
+        self, settings: PipeSettings, name_listener: Callable[[Frontend], str], on_change: Callable[[], None]
+    ) -> None:
+        """Do nothing yet; `on_change` asks the loop for a full pass because something changed by itself.
+
+        `name_listener` names the process that has a port which we cannot get, or returns "".
+        """
+        self._settings = settings
+        self._on_change = on_change
+        self._listeners = Listeners(name_listener)
+        self._applied: dict[Frontend, Forward] = {}
+        self._crew: Crew | None = None
+        self._lock = asyncio.Lock()  # between the loop's pass and the replacement of a lost worker
+        self._lost = asyncio.Event()
+
+    @property
+    def phase(self) -> Phase:
+        """Stand first in bring-up."""
+        return Phase.FORWARD
+
+    def wanted(self, state: DesiredState) -> Mapping[Frontend, Forward]:
+        """Select the forwards."""
+        return state.forwards
+
+    async def start(self) -> None:
+        """Adopt what an earlier daemon left, start what is missing. Raises Permanent, Transient."""
+        async with self._lock:
+            crew = self._crew = Crew(self._settings, self._loss)
+            await crew.find()
+            for member in [*crew.members, *crew.elders]:
+                await self._borrow(member)
+            self._applied = {
+                frontend: forward for frontend, forward in (await self._ask_all()).items() if forward.service
+            }
+            await self._fill(crew)
+            await self._settle(crew)
+            if not crew.members:
+                raise Transient("no worker process could be started; the log says why")
+
+    async def run(self) -> None:
+        """Replace workers that die; runs until it is cancelled."""
+        loop = asyncio.get_running_loop()
+        attempt, last = 0, loop.time()
+        while True:
+            await self._lost.wait()
+            self._lost.clear()
+            attempt = 0 if loop.time() - last > _STABLE_SECONDS else attempt
+            await asyncio.sleep(_BACKOFF_SECONDS[min(attempt, len(_BACKOFF_SECONDS) - 1)])
+            attempt, last = attempt + 1, loop.time()
+            async with self._lock:
+                if self._crew is not None:
+                    await self._fill(self._crew)
+            self._on_change()
+
+    def _loss(self) -> None:
+        self._lost.set()
+        self._on_change()
+
+    async def observe(self, keys: frozenset[Frontend] | None) -> Mapping[Frontend, Forward]:
+        """Return what every worker serves, or for some keys what was last applied. Raises Transient."""
+        if keys is not None:
+            return {key: self._applied[key] for key in keys if key in self._applied}
+        async with self._lock:
+            if self._crew is None or not self._crew.members:
+                raise Transient("no worker process is running")
+            observed = await self._ask_all()
+            observed.update({frontend: UNSETTLED for frontend in self._listeners if frontend not in observed})
+            return observed
+
+    async def apply(self, changes: Changes[Frontend, Forward]) -> Mapping[Frontend, Failure]:
+        """Make the changes in all workers; one frontend that fails leaves the others alone."""
+        async with self._lock:
+            if changes.remove:
+                await self._remove(changes.remove)
+            failures = await self._serve({**changes.add, **changes.change})
+            if self._crew is not None:
+                await self._settle(self._crew)
+            return failures
+
+    async def _serve(self, wanted: Mapping[Frontend, Forward]) -> dict[Frontend, Failure]:
+        failures: dict[Frontend, Failure] = {}
+        rules: dict[Frontend, Forward] = {}
+        for number, (frontend, forward) in enumerate(wanted.items()):
+            failure = self._listeners.open(frontend, accepting=bool(forward.backends))
+            if failure is None:
+                rules[frontend] = forward
+            else:
+                failures[frontend] = failure
+            if number % _BREATH == _BREATH - 1:
+                await asyncio.sleep(0)
+        members = [] if self._crew is None else list(self._crew.members)
+        refused = set().union(*await asyncio.gather(*(self._give(member, rules) for member in members)))
+        if rules and not any(not member.link.closed for member in members):
+            refused = set(rules)
+        for frontend in refused:
+            failures[frontend] = Failure(Reason.FAILED, f"no worker process took {frontend}; the log says why")
+        self._applied.update({frontend: rules[frontend] for frontend in rules if frontend not in refused})
+        return failures
+
+    async def _give(self, member: Member, rules: Mapping[Frontend, Forward]) -> set[Frontend]:
+        """Send rules, and listeners that it lacks; return those refused. A worker that dies meanwhile is replaced."""
+        refused: set[Frontend] = set()
+        fresh = [frontend for frontend in rules if frontend not in member.holding]
+        for batch, travelling in cut_batches(rules, fresh):
+            fds = [self._listeners.fileno(frontend) for frontend in travelling]
+            frontends = [parse_frontend(rule["frontend"]) for rule in batch]
+            try:
+                answer, _ = await member.link.ask({"do": "set", "rules": batch}, fds)
+            except Transient as error:
+                _log.error("pipe.worker_refused", pid=member.hello.pid, error=str(error))
+                if member.link.closed:
+                    return set()
+                refused.update(frontends)
+                continue
+            member.holding.update(travelling)
+            missing = [parse_frontend(item) for item in sequence(answer.get("missing"))]
+            member.holding.difference_update(missing)
+            if missing:
+                refused |= await self._give(member, {frontend: rules[frontend] for frontend in missing})
+        return refused
+
+    async def _remove(self, removed: Mapping[Frontend, Forward]) -> None:
+        for frontend in removed:
+            self._listeners.close(frontend)
+            self._applied.pop(frontend, None)
+        drops = [[render_frontend(frontend), forward.withdraw_seconds] for frontend, forward in removed.items()]
+        for member in [] if self._crew is None else list(self._crew.members):
+            member.holding.difference_update(removed)
+            for start in range(0, len(drops), _DROPS):
+                try:
+                    await member.link.ask({"do": "drop", "frontends": drops[start : start + _DROPS]})
+                except Transient as error:  # it is replaced; the listener is shut for it as well
+                    _log.warning("pipe.worker_unreachable", pid=member.hello.pid, error=str(error))
+
+    async def _settle(self, crew: Crew) -> None:
+        """Send elders away as soon as nothing depends on them."""
+        if crew.elders and crew.members and all(frontend in self._applied for frontend in self._listeners):
+            await crew.retire_elders()
+
+    async def _fill(self, crew: Crew) -> None:
+        for member in await crew.hire():
+            await self._give(member, self._applied)
+            crew.join(member)
+        if len(crew.members) < self._settings.workers:
+            self._lost.set()
+
+    async def _borrow(self, member: Member) -> None:
+        """Take copies of the listeners of a worker of whatever version."""
+        count, more = 0, True
+        while more:
+            try:
+                answer, fds = await member.link.ask({"do": "lend", "from": count})
+                keys = [parse_frontend(item) for item in sequence(answer.get("frontends"))]
+            except (Transient, WireError) as error:
+                _log.error("pipe.worker_refused", pid=member.hello.pid, error=str(error))
+                return
+            for frontend, fd in zip(keys, fds, strict=False):
+                self._listeners.adopt(frontend, fd)
+            for fd in fds[len(keys) :]:
+                os.close(fd)
+            member.holding.update(keys)
+            count += len(keys)
+            more = answer.get("more") is True and bool(keys)
+
+    async def _ask_all(self) -> dict[Frontend, Forward]:
+        """What the members serve; UNSETTLED where they do not agree."""
+        members = [] if self._crew is None else list(self._crew.members)
+        answers: list[dict[Frontend, Forward]] = []
+        for member in members:
+            try:
+                pages = await _pages(member, "serving")
+                answers.append(dict(parse_rule(rule) for page in pages for rule in sequence(page.get("rules"))))
+            except (Transient, WireError) as error:
+                _log.warning("pipe.worker_unreachable", pid=member.hello.pid, error=str(error))
+        every = {frontend: forward for answer in answers for frontend, forward in answer.items()}
+        agreed = {
+            frontend: forward
+            for frontend, forward in every.items()
+            if all(answer.get(frontend) == forward for answer in answers)
+        }
+        return {frontend: agreed.get(frontend, UNSETTLED) for frontend in every}
+
+    async def counters(self) -> Mapping[Frontend, Counters]:
+        """Return the sums over all workers since each began. Raises Transient."""
+        total, _ = await self._count()
+        return total
+
+    async def _count(self) -> tuple[dict[Frontend, Counters], int]:
+        total: dict[Frontend, Counters] = {}
+        flows = 0
+        for member in [] if self._crew is None else list(self._crew.members):
+            pages = await _pages(member, "counters")
+            flows += max(int(str(page.get("flows", 0))) for page in pages)
+            for page in pages:
+                add_counters(total, page.get("frontends"))
+        return total, flows
+
+    async def drain(self, seconds: float) -> int:
+        """Wait until no flow is left, at most so long; return how many are."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while True:
+            try:
+                _, flows = await self._count()
+            except Transient:  # a worker has just gone, and its flows with it: ask the others
+                flows = 1
+            if not flows or loop.time() >= deadline:
+                return flows
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def stop(self, *, keep: bool) -> None:
+        """Leave workers, listeners and flows for the next daemon; or refuse, cut (RST) and end everything."""
+        async with self._lock:
+            if self._crew is not None:
+                if keep:
+                    self._listeners.release()
+                else:
+                    for frontend in self._listeners:
+                        self._listeners.close(frontend)
+                await self._crew.end(keep=keep)
+                self._crew = None
+
+
+async def _pages(member: Member, question: str) -> list[Json]:
+    """Ask until there is no more. Raises Transient."""
+    pages: list[Json] = []
+    seen = 0
+    while True:
+        answer, _ = await member.link.ask({"do": question, "from": seen})
+        pages.append(answer)
+        seen += len(sequence(answer.get("rules", answer.get("frontends"))))
+        if answer.get("more") is not True:
+            return pages

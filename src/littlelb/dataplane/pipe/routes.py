@@ -1,0 +1,126 @@
+"""Whom a frontend lets in and which backend is next: pure, from one rule of the wire to a choice per connection.
+
+Round robin begins at an index that differs between workers. With affinity the order is a rendezvous hash of the
+client's address: the same in every worker, and a backend that goes moves only its own clients (not `core.hashing`,
+whose hash brings 3.6 MB of OpenSSL into each worker). A backend that just failed to answer is tried last for a while.
+"""
+
+from collections.abc import Sequence
+from ipaddress import ip_address, ip_network
+from typing import Final
+from zlib import crc32
+
+from littlelb.dataplane.pipe.flow import Backend
+from littlelb.dataplane.pipe.wire import Json, WireError, integer, sequence, text
+
+MAX_SECONDS: Final = 10_000_000
+_MASK: Final = (1 << 64) - 1
+
+
+def rendezvous(key: str, names: Sequence[str]) -> list[str]:
+    """Return `names` in order of preference for `key`; the same in every process (highest random weight)."""
+    return sorted(names, key=lambda name: (_weight(key, name), name), reverse=True)
+
+
+def _weight(key: str, name: str) -> int:
+    """Two CRCs spread over 64 bits by the finaliser of SplitMix64; CRC alone is linear: names would be tied."""
+    mixed = (crc32(key.encode()) << 32 | crc32(name.encode())) + 0x9E3779B97F4A7C15 & _MASK
+    mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & _MASK
+    mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & _MASK
+    return mixed ^ mixed >> 31
+
+
+class Route:
+    """One frontend's rule, ready for use. Raises WireError when the rule is not one."""
+
+    __slots__ = ("_affinity", "_names", "_next", "_ranges", "_suspects", "backends", "drain", "rule")
+
+    def __init__(self, rule: Json, start: int = 0) -> None:
+        """Take a rule as in `wire`; `start` varies the first backend."""
+        self.rule = {name: value for name, value in rule.items() if name not in {"lent", "frontend"}}
+        self.backends = tuple(_backend(item) for item in sequence(rule.get("backends")))
+        self.drain = None if rule.get("drain") is None else integer(rule.get("drain"), 0, MAX_SECONDS)
+        self._ranges = _ranges(rule.get("ranges"))
+        self._affinity = rule.get("affinity") is True
+        self._names = {f"{address} {port}": (address, port) for address, port in self.backends}
+        self._next = start
+        self._suspects: dict[Backend, float] = {}
+
+    @property
+    def needs_client(self) -> bool:
+        """Does a choice depend on the client's address?"""
+        return self._affinity or self._ranges is not None
+
+    def admits(self, client: bytes) -> bool:
+        """May this packed address connect? A family without a range is unrestricted, an empty list admits none."""
+        if self._ranges is None:
+            return True
+        if not self._ranges:
+            return False
+        mine = [(network, shift) for bits, network, shift in self._ranges if bits == len(client) * 8]
+        value = int.from_bytes(client, "big")
+        return not mine or any(value >> shift == network for network, shift in mine)
+
+    def choose(self, client: bytes, now: float) -> Backend | None:
+        """Return the backend of a new connection."""
+        if self._affinity or self._suspects:
+            return next(iter(self.order(client, now)), None)
+        if not self.backends:
+            return None
+        self._next = (self._next + 1) % len(self.backends)
+        return self.backends[self._next]
+
+    def order(self, client: bytes, now: float) -> list[Backend]:
+        """Return all backends, best first; those that failed lately come last. Steps the round robin on."""
+        if self._affinity:
+            ordered = [self._names[name] for name in rendezvous(client.hex(), list(self._names))]
+        else:
+            self._next = (self._next + 1) % max(len(self.backends), 1)
+            ordered = [*self.backends[self._next :], *self.backends[: self._next]]
+        self._suspects = {backend: until for backend, until in self._suspects.items() if until > now}
+        return sorted(ordered, key=self._suspects.__contains__) if self._suspects else ordered
+
+    def suspect(self, backend: Backend, until: float) -> None:
+        """Prefer others until then."""
+        if backend in self.backends:
+            self._suspects[backend] = until
+
+
+def _backend(item: object) -> Backend:
+    match sequence(item):
+        case [address, port]:
+            return _address(address), integer(port, 1, 65535)
+        case _:
+            raise WireError(f"{item!r:.80} is not a backend")
+
+
+def _address(value: object) -> str:
+    try:
+        return str(ip_address(text(value)))
+    except ValueError as error:
+        raise WireError(str(error)) from error
+
+
+def _ranges(value: object) -> list[tuple[int, int, int]] | None:
+    """Return (bits of the family, network >> shift, shift) for each range."""
+    if value is None:
+        return None
+    ranges: list[tuple[int, int, int]] = []
+    for item in sequence(value):
+        try:
+            network = ip_network(text(item))
+        except ValueError as error:
+            raise WireError(str(error)) from error
+        shift = network.max_prefixlen - network.prefixlen
+        ranges.append((network.max_prefixlen, int(network.network_address) >> shift, shift))
+    return ranges
+
+
+def parse_frontend(value: object) -> tuple[str, Backend]:
+    """Read `TCP 192.0.2.7 80` → (the same in canonical form, (address, port)). Raises WireError."""
+    match text(value).split(" "):
+        case ["TCP", address, port] if port.isascii() and port.isdigit():
+            where = (_address(address), integer(int(port), 1, 65535))
+            return f"TCP {where[0]} {where[1]}", where
+        case _:
+            raise WireError(f"{value!r:.80} is not a frontend")
