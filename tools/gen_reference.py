@@ -27,7 +27,8 @@ HEAD = """\
 A setting has one name: `--some-name` as a flag, `LITTLELB_SOME_NAME` in the environment (the four oldest have no
 prefix), `some-name` in the YAML file of `--config`. A flag wins over the environment, the environment over the file,
 the file over the default. `--x=v`, `--x v` and `-x v` mean the same; booleans are written as in Go (`1`, `t`, `true`,
-`0`, `f`, `false` …) and need the `=`. Everything that is wrong is listed at once, and the exit code is 2.
+`0`, `f`, `false` …) behind a `=`, or stand alone, or as `--no-some-name`. An empty variable counts as unset. Everything
+that is wrong is listed at once, and the exit code is 2.
 
 | flag | environment | default | meaning |
 |---|---|---|---|
