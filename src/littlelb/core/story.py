@@ -72,9 +72,11 @@ def _publication(key: Key, old: Publication | None, new: Publication | None) -> 
 
 def _notices(old: Decision | None, new: Decision | None) -> Iterator[Happening]:
     """What the owner should know, once for each text."""
+    if new is None:
+        return
     known = {notice.message for notice in old.notices} if old is not None else set()
-    for notice in new.notices if new is not None else ():
-        if notice.message not in known and new is not None:
+    for notice in new.notices:
+        if notice.message not in known:
             yield Happening(new.service, EventType.WARNING, notice.reason, "Serve", notice.message)
 
 

@@ -246,8 +246,8 @@ def test_the_order_of_the_mapping_does_not_matter(world: Snapshot, random: Rando
 
 @given(worlds())
 def test_granting_what_was_allocated_settles(world: Snapshot) -> None:
-    """After two rounds of granting everything, nothing changes any more."""
-    for _ in range(3):
+    """Round by round, as one lets go and the next one gets its turn, until nothing changes any more."""
+    for _ in range(len(world.services) + 2):
         allocations = allocate(world)
         grants = {key: Grant(frozenset(a.frontends), 1.0) for key, a in allocations.items() if a.frontends}
         world = replace(world, grants=grants)

@@ -1,0 +1,107 @@
+"""Events say what happened, once."""
+
+from dataclasses import replace
+from typing import Any
+
+from littlelb.core.desired import compute
+from littlelb.core.model import Service
+from littlelb.core.state import DesiredState, Snapshot
+from littlelb.core.story import EventType, Happening, changed_keys, tell
+from tests.worlds import STAND_ALONE, dirty, frontend, grant, piece, service, snapshot
+
+VIP, OTHER = "203.0.113.7", "203.0.113.8"
+EMPTY = compute(snapshot())
+
+
+def _world(*objects: Service, **fields: Any) -> Snapshot:
+    return snapshot(*objects, *(piece(one.name) for one in objects), **fields)
+
+
+def _tell(before: DesiredState, after: DesiredState) -> list[Happening]:
+    return list(tell(before, after, changed_keys(before, after)))
+
+
+def test_a_new_service_is_allocated_and_ensured() -> None:
+    """Two Events, in that order, with the address."""
+    first, second = _tell(EMPTY, compute(_world(service("web", VIP))))
+    assert (first.reason, first.note, first.type) == ("IPAllocated", f"assigned {VIP}", EventType.NORMAL)
+    assert (second.reason, second.note) == ("EnsuredLoadBalancer", f"serving on {VIP}")
+    assert first.service == "default/web"
+
+
+def test_nothing_new_is_not_told() -> None:
+    """An equal state is silence."""
+    world = _world(service("web", VIP))
+    assert _tell(compute(world), compute(world)) == []
+
+
+def test_a_refusal_is_told_once_and_its_end_too() -> None:
+    """The message is the condition's; when it's over, the Service is ensured."""
+    both = compute(_world(service("a", VIP), service("b", VIP)))
+    told = [event for event in _tell(EMPTY, both) if event.service == "default/b"]
+    assert [(event.reason, event.type) for event in told] == [("AllocationFailed", EventType.WARNING)]
+    assert "held by default/a" in told[0].note
+    alone = compute(_world(service("b", VIP)))
+    assert [(e.service, e.reason) for e in _tell(both, alone)] == [
+        ("default/b", "IPAllocated"),
+        ("default/b", "EnsuredLoadBalancer"),
+        ("default/a", "DeletedLoadBalancer"),
+    ]
+
+
+def test_a_move_is_told_and_a_refused_move_too() -> None:
+    """UpdatedLoadBalancer; SyncLoadBalancerFailed while it still serves elsewhere."""
+    grants = {"default/web": grant(frontend(VIP))}
+    before = compute(_world(service("web", VIP)))
+    moved = _tell(before, compute(_world(service("web", OTHER), grants=grants)))
+    assert [event.reason for event in moved] == ["IPAllocated", "UpdatedLoadBalancer"]
+    refused = _tell(before, compute(_world(service("web", "junk"), grants=grants)))
+    assert [event.reason for event in refused] == ["SyncLoadBalancerFailed"]
+
+
+def test_a_refused_service_that_goes_leaves_no_event() -> None:
+    """There was nothing to withdraw."""
+    refused = compute(_world(service("web", "junk")))
+    assert _tell(refused, EMPTY) == []
+
+
+def test_a_notice_is_told_when_it_is_new() -> None:
+    """No backends: a Warning, once."""
+    bare = compute(snapshot(service("web", VIP)))
+    assert [event.reason for event in _tell(EMPTY, bare)][-1] == "NoBackends"
+    assert _tell(bare, compute(snapshot(service("web", VIP)))) == []
+
+
+def test_of_several_notices_only_the_new_one_is_told() -> None:
+    """And equal publications are compared by value."""
+    before = compute(snapshot(service("web", VIP)))
+    after = compute(snapshot(service("web", VIP, annotations={"littlelb.io/weight": "1"})))
+    assert [event.reason for event in _tell(before, after)] == ["InvalidAnnotation"]
+    assert list(tell(before, after, ["default/unknown"])) == []
+
+
+def test_a_shrunken_list_of_addresses_is_an_update() -> None:
+    """Nothing new was allocated."""
+    both = {"littlelb.io/addresses": f"{VIP},{OTHER}"}
+    before = compute(_world(service("web", annotations=both)))
+    after = compute(_world(service("web", VIP), grants={"default/web": grant(frontend(VIP))}))
+    assert [(e.reason, e.note) for e in _tell(before, after)] == [
+        ("UpdatedLoadBalancer", f"serving on {VIP} instead of {VIP}, {OTHER}")
+    ]
+
+
+def test_services_that_were_not_decided_again_are_passed_over() -> None:
+    """At ten thousand Services only the touched ones are compared."""
+    world = _world(service("web", VIP), service("api", OTHER))
+    before = compute(world)
+    after = compute(dirty(world, endpoints=["default/web"]), before)
+    assert list(changed_keys(before, after)) == ["default/web"]
+
+
+def test_a_change_that_the_owner_did_not_ask_about_is_no_event() -> None:
+    """Another ipMode at the same address."""
+    before = compute(_world(service("web", VIP)))
+    settings = replace(STAND_ALONE, in_cluster=True)
+    after = compute(_world(service("web", VIP), settings=settings))
+    assert before.publications != after.publications
+    assert _tell(before, after) == []
