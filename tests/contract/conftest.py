@@ -12,12 +12,12 @@ from http.client import HTTPConnection
 from typing import Any
 
 import pytest
-from tests.controlplane.admin import tls_context
-from tests.controlplane.cluster import ControlPlane
 
 from littlelb.kube.client import Api, LineSplitter
 from littlelb.kube.transport import Request, Transport
 from littlelb.testing.fake_api import FakeApi, FixedCredentials
+from tests.controlplane.admin import tls_context
+from tests.controlplane.cluster import ControlPlane
 
 _numbers = itertools.count(1)
 
@@ -87,7 +87,8 @@ class ServerUnderTest:
         return "/".join(part for part in (f"{root}/namespaces/{self.namespace}", plural, name, subresource) if part)
 
     async def ask(self, method: str, path: str, body: object = None, content: str = "", **query: str) -> Said:
-        """Send a request; every answer is returned."""
+        """Send a request; every answer is returned. Writes are those of `tests` unless they name a fieldManager."""
+        query = query if body is None else {"fieldManager": "tests"} | query
         text = None if body is None else json.dumps(body).encode()
         content = content or (STRATEGIC if method == "PATCH" else "application/json")
         answer = await self.transport.fetch(Request(method, path, query, text, content))
@@ -118,6 +119,15 @@ class ServerUnderTest:
 
 
 @asynccontextmanager
+async def closing(transport: Transport) -> AsyncIterator[None]:
+    """Close a transport at the end, whatever happened."""
+    try:
+        yield
+    finally:
+        await transport.close()
+
+
+@asynccontextmanager
 async def fake() -> AsyncIterator[ServerUnderTest]:
     """Start the double."""
     async with FakeApi() as server:
@@ -126,9 +136,8 @@ async def fake() -> AsyncIterator[ServerUnderTest]:
         async def forget() -> None:
             server.cluster.store.compact()
 
-        async with _namespaced(transport, forget) as it:
+        async with closing(transport), _namespaced(transport, forget) as it:
             yield it
-        await transport.close()
 
 
 @asynccontextmanager
@@ -139,13 +148,13 @@ async def real(plane: ControlPlane) -> AsyncIterator[ServerUnderTest]:
 
     async def forget() -> None:
         # Compaction alone is not enough: the API server's own cache answers watches from memory until it restarts.
-        await asyncio.to_thread(_compact_etcd, plane)
-        await asyncio.to_thread(plane.api.stop)
-        await asyncio.to_thread(plane.api.start)
+        # Not in a thread: a program of the control plane ends with the thread that started it.
+        _compact_etcd(plane)
+        plane.api.kill()
+        plane.api.start()
 
-    async with _namespaced(transport, forget) as it:
+    async with closing(transport), _namespaced(transport, forget) as it:
         yield it
-    await transport.close()
 
 
 def _compact_etcd(plane: ControlPlane) -> None:

@@ -4,12 +4,12 @@ import asyncio
 import ssl
 
 import pytest
-from tests.contract.conftest import ServerUnderTest
 
 from littlelb.core.errors import Permanent
 from littlelb.kube.client import SERVICES, Api, Gone, Page, Selection
 from littlelb.kube.transport import Request, Transport
 from littlelb.testing.fake_api import FixedCredentials
+from tests.contract.conftest import ServerUnderTest
 
 
 async def test_list_items_have_no_kind(server: ServerUnderTest) -> None:

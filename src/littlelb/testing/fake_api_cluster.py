@@ -74,6 +74,8 @@ class Cluster:
     def replace(self, name: Name, thing: Json, writer: Writer = BY_TESTS) -> Json:
         """Write an object as a whole (PUT)."""
         old = self.get(name)
+        if (thing.get("metadata") or {}).get("uid", old["metadata"]["uid"]) != old["metadata"]["uid"]:
+            raise Refused(409, "Conflict", f"{name.name}: Precondition failed: UID in precondition differs")
         return self._update(name, old, thing, writer)
 
     def patch(self, name: Name, patch: Json, writer: Writer = BY_TESTS, *, strategic: bool = False) -> Json:
@@ -133,7 +135,7 @@ class Cluster:
         if version and version != old["metadata"]["resourceVersion"]:
             raise Refused(409, "Conflict", f"{name.name}: the object has been modified; please apply your changes to …")
         if meta.get("uid", old["metadata"]["uid"]) != old["metadata"]["uid"]:
-            raise Refused(409, "Conflict", f"{name.name}: Precondition failed: UID in precondition differs")
+            raise invalid(rules.kind, name.name, "metadata.uid: Invalid value: field is immutable")
         for kept in ("name", "namespace", "uid", "creationTimestamp", "generation", "deletionTimestamp"):
             meta.pop(kept, None)
             if kept in old["metadata"]:
@@ -173,7 +175,9 @@ def _bare(thing: Json) -> Json:
 
 
 def _content(thing: Json) -> Json:
-    return {key: value for key, value in thing.items() if key not in {"metadata", "status"}}
+    """What a new generation counts: everything but status and metadata, and of that the labels."""
+    content = {key: value for key, value in thing.items() if key not in {"metadata", "status"}}
+    return content | {"labels": thing["metadata"].get("labels") or {}}
 
 
 @dataclass(frozen=True, slots=True)
