@@ -18,6 +18,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
 
 from littlelb.core.errors import ConfigError
+from littlelb.core.labels import parse_selector
 from littlelb.core.model import Net, Protocol
 from littlelb.core.report import printable
 from littlelb.core.state import BackendsMode, DefaultAddress, OffSubnet, PrefixMode, Settings
@@ -98,6 +99,11 @@ def _check_class(name: str) -> str:
     return name
 
 
+def _check_selector(text: str) -> str:
+    parse_selector(text)
+    return text
+
+
 def _check_run_dir(path: Path) -> Path:
     if len(bytes(path)) > _SUN_PATH - 40:
         raise ValueError(f"must have at most {_SUN_PATH - 40} bytes, because sockets are made below it")
@@ -126,7 +132,7 @@ class Config:
     config: Path | None = None
     plane: Plane = Plane.AUTO
     backends: BackendsMode = BackendsMode.AUTO
-    node_selector: str = ""
+    node_selector: Annotated[str, AfterValidator(_check_selector)] = ""
     load_balancer_class: Annotated[str, AfterValidator(_check_class)] = "littlelb.io/littlelb"
     class_less: _Bool = True
     default_address: DefaultAddress = DefaultAddress.SHARE

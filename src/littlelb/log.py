@@ -51,7 +51,8 @@ def configure_logging(*, debug: bool, log_format: str = "auto", stream: TextIO |
 
 
 def escape_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Structlog processor: make each field safe to show, whatever an object's author wrote into it."""
+    """Structlog processor: make each field safe to show, whatever its author wrote; time and event first."""
+    event = {key: event[key] for key in ("timestamp", "level", "event") if key in event} | dict(event)
     return {printable(str(key), 64): _escape_field(str(key), value) for key, value in event.items()}
 
 

@@ -238,6 +238,11 @@ def test_bad_classes(name: str) -> None:
     assert "must be a label-style name" in errors_of({"load-balancer-class": name})[0]
 
 
+def test_bad_selectors() -> None:
+    """A selector that kubectl would not take is refused, and named."""
+    assert errors_of({"node-selector": "a=b, in (c"})[0].startswith("flag --node-selector: 'a=b, in (c': ")
+
+
 @pytest.mark.parametrize(
     ("flag", "text"),
     [("max-nodes", "many"), ("pipe-workers", "65"), ("connect-timeout", "0"), ("connect-timeout", "nan")],

@@ -10,7 +10,15 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Final
 
-from littlelb.core.report import DaemonStatus, PortStatus, ServiceStatus, StatusReport, compute_unready, printable
+from littlelb.core.report import (
+    DaemonStatus,
+    PortStatus,
+    ServiceState,
+    ServiceStatus,
+    StatusReport,
+    compute_unready,
+    printable,
+)
 
 _STYLE: Final = """
 :root{color-scheme:light dark}body{font:15px/1.45 system-ui,sans-serif;margin:1.5rem auto;max-width:75rem;
@@ -28,12 +36,19 @@ CONTENT_SECURITY_POLICY: Final = (
 """Forbids everything but the style sheet above, which it names by its hash (CSP level 2)."""
 
 
+_ROWS: Final = 500
+"""More rows would keep the loop busy for longer than a change of a Service takes; `loadbalancer status` shows all."""
+
+
 def render_page(report: StatusReport) -> str:
-    """Render the whole document; it loads itself again every 5 seconds."""
-    rows = "".join(_render_service(service) for service in report.services)
+    """Render the whole document: what needs somebody's eyes first. It loads itself again every 5 seconds."""
+    first = sorted(report.services, key=lambda service: service.state is ServiceState.SERVING)[:_ROWS]
+    rows = "".join(_render_service(service) for service in first)
+    left_out = len(report.services) - len(first)
+    more = f"<p>and {left_out} more: see <code>loadbalancer status</code></p>" if left_out else ""
     table = (
         "<div class=scroll><table><thead><tr><th>Service<th>State<th>Addresses<th>Ports<th>Backends<th>Connections"
-        f"<th>Why</thead><tbody>{rows}</tbody></table></div>"
+        f"<th>Why</thead><tbody>{rows}</tbody></table></div>{more}"
         if rows
         else "<p>No Service of type LoadBalancer is ours yet.</p>"
     )

@@ -19,6 +19,7 @@ _HEADERS = {
     "Content-Security-Policy": pages.CONTENT_SECURITY_POLICY,
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
+    "Server": "littlelb",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }

@@ -75,7 +75,10 @@ def _explain(error: OSError) -> str:
     """Say what to do about a failed bind."""
     match error.errno:
         case errno.EADDRINUSE:
-            return "something else listens there (`ss -lptn` names it): end it, or choose another place with --listen"
+            return (
+                "something else listens there (`ss -lptn`, or `ss -lpx` for a path, names it): end it, or choose"
+                " another place with --listen, or --run-dir for a path"
+            )
         case errno.EADDRNOTAVAIL:
             return "this machine does not have that address: choose another one with --listen"
         case errno.EACCES | errno.EPERM:

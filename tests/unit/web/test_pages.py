@@ -77,3 +77,13 @@ def test_an_empty_world(report: StatusReport) -> None:
     assert "not synced with" in text
     restored = msgspec.structs.replace(daemon, from_state_file=True)
     assert "this is the last known world" in " ".join(read(StatusReport(daemon=restored)).words)
+
+
+def test_a_large_world_is_cut(report: StatusReport) -> None:
+    """With very many Services those that need somebody's eyes come first, and the rest is counted."""
+    bad, good = report.services
+    many = tuple(msgspec.structs.replace(good, key=f"default/web-{number}") for number in range(1000))
+    words = read(msgspec.structs.replace(report, services=(*many, bad))).words
+    assert "default/bad" in words
+    assert sum(word.startswith("default/") for word in words) == 500
+    assert "and 501 more: see " in words

@@ -152,7 +152,7 @@ async def test_a_busy_port_is_said_and_tried_again() -> None:
         async with running(_join(task), lambda: any(entry["event"] == "web.listening" for entry in logs)):
             assert await _ask_tcp(port) == "here"
     assert logs[0]["event"] == "web.listen_failed"
-    assert "choose another place with --listen" in logs[0]["reason"]
+    assert "another place with --listen" in logs[0]["reason"]
 
 
 async def _ask_tcp(port: int) -> str:
