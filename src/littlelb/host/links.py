@@ -50,12 +50,12 @@ class Reactions:
     """Should this address be on the machine, as far as the ADDRESS target knows?"""
 
 
-def open_notifications() -> socket.socket:
-    """Open a netlink socket that hears of links, addresses and routes; needs no right."""
+def open_notifications(buffer: int = _RECEIVE_BUFFER) -> socket.socket:
+    """Open a netlink socket that hears of links, addresses and routes; needs no right. `buffer` in bytes."""
     notifications = socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
     )
-    notifications.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+    notifications.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     notifications.bind((0, _GROUPS))
     return notifications
 
@@ -68,8 +68,16 @@ async def no_listeners() -> tuple[Listener, ...]:
 class LinkMonitor:
     """Keeps the facts of this machine current; `run` in a task of its own."""
 
-    def __init__(self, device: str, tables: Tables, reactions: Reactions, scan: Scan = no_listeners) -> None:
+    def __init__(
+        self,
+        device: str,
+        tables: Tables,
+        reactions: Reactions,
+        scan: Scan = no_listeners,
+        open_socket: Callable[[], socket.socket] = open_notifications,
+    ) -> None:
         """`scan` reads the listening sockets; it is called at the start and every five seconds."""
+        self._open_socket = open_socket
         self._device = device
         self._tables = tables
         self._reactions = reactions
@@ -81,7 +89,7 @@ class LinkMonitor:
 
     async def run(self) -> None:
         """Tell the facts once, and from then on what changes; for ever."""
-        notifications = open_notifications()  # before the first look, so that nothing falls between
+        notifications = self._open_socket()  # before the first look, so that nothing falls between
         loop = asyncio.get_running_loop()
         loop.add_reader(notifications.fileno(), self._hear, notifications)
         try:
@@ -99,7 +107,8 @@ class LinkMonitor:
         touched = False
         for event in events:
             if isinstance(event, AddressEvent):
-                touched |= event.gone == self._reactions.expects(event.address)
+                expected = self._reactions.expects(event.address)
+                touched |= (event.gone and expected) or (event.marked and not event.gone and not expected)
                 if event.marked:
                     continue  # no fact
             self._dirty.set()

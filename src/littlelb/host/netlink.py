@@ -5,6 +5,7 @@ IFA_PROTO = 108 (kernel 5.18 and later keep it); before that, the metric IFA_RT_
 has no effect on an address without a prefix route. The label `eth0:lb` on IPv4 addresses is for people: `ip addr`.
 """
 
+import asyncio
 import errno
 import os
 import re
@@ -95,6 +96,7 @@ class Netlink:
         """`mark_by_protocol` None: as the running kernel can."""
         self._by_protocol = keeps_protocol(os.uname().release) if mark_by_protocol is None else mark_by_protocol
         self._route: Any = None
+        self._dumping = asyncio.Lock()  # the kernel runs one dump on a socket at a time, and refuses others as busy
 
     async def __aenter__(self) -> Self:
         self._route = AsyncIPRoute()
@@ -167,7 +169,7 @@ class Netlink:
     async def _dump(self, ask: Callable[..., Awaitable[AsyncIterator[T]]], **criteria: int) -> list[T]:
         for _ in range(_ATTEMPTS):
             try:
-                async with _as_oserror():
+                async with self._dumping, _as_oserror():
                     return [message async for message in await ask("dump", **criteria)]
             except NetlinkDumpInterrupted:
                 continue  # the table changed under the dump, which may be torn: read it again
