@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 MAX_FILE_BYTES = 4 * 2**20
 MAX_FILES = 10_000
@@ -56,22 +55,24 @@ def read_file(path: Path, known: Stamp | None) -> FileText | None:
         return FileText(None, error="cannot be read: its symlink leads nowhere") if path.is_symlink() else None
     except OSError as why:
         return FileText(None, error=f"cannot be read: {why.strerror}")
-    with os.fdopen(descriptor, "rb") as file:
-        try:
-            return _read_open(file, known)
-        except OSError as why:
-            return FileText(None, error=f"cannot be read: {why.strerror}")
+    try:
+        return _read_open(descriptor, known)
+    except OSError as why:
+        return FileText(None, error=f"cannot be read: {why.strerror}")
+    finally:
+        os.close(descriptor)
 
 
-def _read_open(file: BinaryIO, known: Stamp | None) -> FileText:
-    facts = os.fstat(file.fileno())
+def _read_open(descriptor: int, known: Stamp | None) -> FileText:
+    facts = os.fstat(descriptor)
     identity = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
     if known is not None and known.settled and known.identity == identity:
         return FileText(known)
     if not stat.S_ISREG(facts.st_mode):
         return FileText(None, error="not a regular file")
     stamp = Stamp(identity, time.time_ns() - facts.st_ctime_ns > _RACY_NANOSECONDS)
-    text = file.read(MAX_FILE_BYTES + 1)
+    with os.fdopen(descriptor, "rb", closefd=False) as file:
+        text = file.read(MAX_FILE_BYTES + 1)
     if len(text) > MAX_FILE_BYTES:
         return FileText(stamp, error=f"larger than {MAX_FILE_BYTES // 2**20} MiB")
     return FileText(stamp, text)

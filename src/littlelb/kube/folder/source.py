@@ -23,15 +23,25 @@ from littlelb.kube.folder.files import MAX_FILES, Stamp, list_names, places, rea
 from littlelb.kube.folder.inotify import Inotify
 from littlelb.kube.folder.objects import Manifest, Thing, read_manifest
 
-QUIET_SECONDS = 0.05
-MAX_WAIT_SECONDS = 0.5
-POLL_SECONDS = 2.0
-"""Between looks while inotify cannot tell of changes."""
-RESYNC_SECONDS = 30.0
-"""Between looks while it can: network file systems change without a word."""
-
 T = TypeVar("T", bound=Thing)
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How changes are noticed."""
+
+    open_inotify: Callable[[], Inotify] = Inotify
+    quiet_seconds: float = 0.05
+    """A change is read when nothing more happened for so long, at the latest after ten times as long."""
+    poll_seconds: float = 2.0
+    """Between looks while inotify cannot tell of changes."""
+    resync_seconds: float = 30.0
+    """Between looks while it can: network file systems change without a word."""
+    max_files: int = MAX_FILES
+
+
+_PACE = Pace()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +92,7 @@ class FolderSource:
         slices: Sink[EndpointSlice],
         nodes: Sink[Node],
         on_error: Callable[[tuple[ManifestError, ...]], None] | None = None,
+        pace: Pace = _PACE,
     ) -> None:
         """Read nothing yet. `on_error` gets all errors whenever they change, and an empty tuple when all is well."""
         self._directory = directory
@@ -89,6 +100,7 @@ class FolderSource:
         self._slices = _Feed[EndpointSlice]("EndpointSlice", slices)
         self._nodes = _Feed[Node]("Node", nodes)
         self._on_error = on_error
+        self._pace = pace
         self._files: dict[str, _File] = {}
         self._errors: tuple[ManifestError, ...] = ()
         self._ignored: frozenset[tuple[str, str]] = frozenset()
@@ -114,7 +126,7 @@ class FolderSource:
                 followed = self._watch(inotify)
                 # Watched first, read after: a change between the two is seen twice, never missed.
                 self._take(await asyncio.to_thread(self._read))
-                await _quiet(wake, RESYNC_SECONDS if followed else POLL_SECONDS)
+                await self._quiet(wake, self._pace.resync_seconds if followed else self._pace.poll_seconds)
         finally:
             if inotify is not None:
                 inotify.close()
@@ -127,8 +139,10 @@ class FolderSource:
             names = list_names(self._directory)
         except OSError as why:
             return ManifestError(str(self._directory), 0, 0, f"the folder cannot be listed: {why.strerror}")
-        if len(names) > MAX_FILES:
-            return ManifestError(str(self._directory), 0, 0, f"more than {MAX_FILES} manifests in the folder")
+        if len(names) > self._pace.max_files:
+            return ManifestError(
+                str(self._directory), 0, 0, f"more than {self._pace.max_files} manifests in the folder"
+            )
         found = ((name, self._read_file(name, self._files.get(name, _File()))) for name in names)
         return {name: file for name, file in found if file is not None}
 
@@ -187,7 +201,7 @@ class FolderSource:
 
     def _open_inotify(self) -> Inotify | None:
         try:
-            return Inotify()
+            return self._pace.open_inotify()
         except OSError as why:
             self._say_polling(f"inotify: {why.strerror}")
             return None
@@ -204,10 +218,23 @@ class FolderSource:
         self._say_polling("")
         return True
 
+    async def _quiet(self, wake: asyncio.Event, seconds: float) -> None:
+        """Wait until something happened and then was quiet for a moment, or for so many seconds."""
+        try:
+            async with asyncio.timeout(seconds):
+                await wake.wait()
+        except TimeoutError:
+            return
+        for _ in range(10):
+            wake.clear()
+            await asyncio.sleep(self._pace.quiet_seconds)
+            if not wake.is_set():
+                return
+
     def _say_polling(self, reason: str) -> None:
         if reason != self._polling:
             event = "manifests.polling" if reason else "manifests.following"
-            _log.warning(event, reason=reason, seconds=POLL_SECONDS if reason else RESYNC_SECONDS)
+            _log.warning(event, reason=reason, seconds=self._pace.poll_seconds if reason else self._pace.resync_seconds)
         self._polling = reason
 
 
@@ -225,17 +252,3 @@ def _merge(files: Mapping[str, _File]) -> _Merged:
                 reason = f"{kind} {key} is already defined in {first.file}, document {first.document}"
                 errors.append(ManifestError(name, place.document, place.line, reason))
     return _Merged({at: thing for at, (thing, _) in things.items()}, tuple(errors))
-
-
-async def _quiet(wake: asyncio.Event, seconds: float) -> None:
-    """Wait until something happened and then was quiet for a moment, or for so many seconds."""
-    try:
-        async with asyncio.timeout(seconds):
-            await wake.wait()
-    except TimeoutError:
-        return
-    for _ in range(round(MAX_WAIT_SECONDS / QUIET_SECONDS)):
-        wake.clear()
-        await asyncio.sleep(QUIET_SECONDS)
-        if not wake.is_set():
-            return
