@@ -30,6 +30,9 @@ need() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || want "$2" "
 list_missing() {
     python=$(find_python)
     if [ -z "$python" ]; then
+        if command -v python3 >/dev/null 2>&1; then
+            fail "the python3 of this system is $(python3 -V 2>&1); please install 3.11 or newer beside it, then try again"
+        fi
         want python3 "littlelb is written in Python, 3.11 or newer"
         want python3-venv "keeps its packages out of your system"
     elif ! [ -x .venv/bin/python ] && ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
