@@ -7,10 +7,9 @@ import signal
 import sys
 import time
 
+from littlelb.testing.netns import unavailable
 from tests.controlplane import build
 from tests.controlplane.cluster import ControlPlane
-
-from littlelb.testing.netns import unavailable
 
 
 def main(arguments: list[str]) -> int:

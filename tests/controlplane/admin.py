@@ -80,7 +80,10 @@ class Admin:
     def request(
         self, method: str, path: str, body: object = None, content: str = "application/json", timeout: float = 10
     ) -> Any:
-        """Send one request on its own connection; return the parsed answer (text where it is not JSON)."""
+        """Send one request on its own connection; return the parsed answer (text where it is not JSON).
+
+        A watch is read to its end (timeoutSeconds in its query) and returned as a list of events.
+        """
         host, port = self._address.hostname or "", self._address.port
         connection = http.client.HTTPSConnection(host, port, context=self._tls, timeout=timeout)
         headers = {"Content-Type": content, "Accept": "application/json"}
@@ -93,10 +96,11 @@ class Admin:
         finally:
             connection.close()
         is_json = (response.getheader("Content-Type") or "").startswith("application/json")
-        answer = json.loads(text) if is_json else text
         if response.status >= 400:
-            raise ApiError(response.status, answer, f"{method} {path}")
-        return answer
+            raise ApiError(response.status, json.loads(text) if is_json else text, f"{method} {path}")
+        if "watch=true" in path:
+            return [json.loads(line) for line in text.splitlines()]
+        return json.loads(text) if is_json else text
 
     def get(self, api_version: str, kind: str, name: str, namespace: str | None = None) -> Object:
         """Read one object."""

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
+from littlelb.testing.netns import Namespace, Network
 from tests.controlplane.admin import Admin, ApiError, tls_context
 from tests.controlplane.build import Binaries
 from tests.controlplane.certificates import (
@@ -32,8 +33,6 @@ from tests.controlplane.certificates import (
     write_public_key,
 )
 from tests.controlplane.process import Process
-
-from littlelb.testing.netns import Namespace, Network
 
 PORT = 6443
 CONTROLLERS = (

@@ -52,8 +52,11 @@ class Process:
         self.launch()
         self.wait_ready(timeout)
 
-    def stop(self, timeout: float = 20) -> None:
-        """End it with SIGTERM and wait; after `timeout` seconds with SIGKILL. Nothing happens if it is not running."""
+    def stop(self, timeout: float = 3) -> None:
+        """End it with SIGTERM and wait; after `timeout` seconds with SIGKILL. Nothing happens if it is not running.
+
+        An API server with open watches takes no more connections at once, but takes its time to end.
+        """
         if self._process is None or not self.running:
             return
         self.thaw()
