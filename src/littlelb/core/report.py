@@ -151,7 +151,10 @@ def compute_report(
     last_pass: PassReport | None,
     counters: Mapping[Frontend, Counters],
 ) -> StatusReport:
-    """Merge what was decided with what became of it. `last_pass` None: nothing was applied yet."""
+    """Merge what was decided with what became of it. `last_pass` None: nothing was applied yet.
+
+    Its cost grows with the Services: a caller with thousands of them keeps the result until something changes.
+    """
     services = tuple(
         _compute_service(daemon, snapshot, desired.decisions[key], last_pass, counters)
         for key in sorted(desired.decisions)

@@ -5,7 +5,7 @@ own, and each Service has at most five series.
 """
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -21,12 +21,11 @@ _BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
 
 
 class Metrics:
-    """What `/metrics` answers. `observe_pass` is told of each pass; `report` is asked at each scrape."""
+    """What `/metrics` answers: what `observe_pass` counted, and a report as it is at the time of the scrape."""
 
-    def __init__(self, report: Callable[[], StatusReport]) -> None:
+    def __init__(self) -> None:
         """Make a registry of our own, so that nothing else in the process shows up in it."""
         self._registry = CollectorRegistry()
-        self._registry.register(_ReportCollector(report))
         self._passes = Counter("littlelb_passes", "Passes of the loop.", registry=self._registry)
         self._changes = Counter("littlelb_changes", "Changes applied, over all phases.", registry=self._registry)
         self._seconds = Histogram(
@@ -46,9 +45,11 @@ class Metrics:
         for what in report.failures:
             self._failures.labels(_phase(what)).inc()
 
-    def render(self) -> bytes:
-        """Render all metrics as `CONTENT_TYPE`."""
-        return generate_latest(self._registry)
+    def render(self, report: StatusReport) -> bytes:
+        """Render all metrics as `CONTENT_TYPE`. May be called in another thread."""
+        scraped = CollectorRegistry()
+        scraped.register(_ReportCollector(report))
+        return generate_latest(self._registry) + generate_latest(scraped)
 
 
 def _phase(what: object) -> str:
@@ -63,20 +64,19 @@ def _phase(what: object) -> str:
 
 
 class _ReportCollector(Collector):
-    """Turns a StatusReport into metrics, when asked."""
+    """Turns one StatusReport into metrics."""
 
-    def __init__(self, report: Callable[[], StatusReport]) -> None:
+    def __init__(self, report: StatusReport) -> None:
         self._report = report
 
     def describe(self) -> Iterable[Metric]:
-        """Name nothing in advance: registering must not ask for a report."""
+        """Name nothing in advance: the registry would collect everything once more to learn the names."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Compute all families of one scrape."""
-        report = self._report()
-        yield from _daemon_metrics(report)
-        yield from _service_metrics(report.services)
+        """Compute all families."""
+        yield from _daemon_metrics(self._report)
+        yield from _service_metrics(self._report.services)
 
 
 def _daemon_metrics(report: StatusReport) -> Iterator[Metric]:

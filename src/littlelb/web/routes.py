@@ -4,6 +4,7 @@ Read-only. A page of another site cannot read it through a visitor's browser: no
 refused, because a name is what DNS rebinding needs; a literal address, localhost and this machine's name are fine.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -30,7 +31,8 @@ class Views:
     """What the server asks the rest of the program for, at each request."""
 
     report: Callable[[], StatusReport]
-    metrics: Callable[[], bytes]
+    metrics: Callable[[StatusReport], bytes]
+    """Called in a thread: with very many Services it takes longer than the loop may stand still."""
     stuck: Callable[[], str]
     """Why the process should be restarted; empty: it is alive."""
 
@@ -47,7 +49,8 @@ def build_public_app(views: Views, host_names: frozenset[str] = frozenset()) -> 
         return web.Response(text="\n".join(why or ("ok",)) + "\n", status=503 if why else 200)
 
     async def scrape(_request: web.Request) -> web.Response:
-        return web.Response(body=views.metrics(), headers={"Content-Type": metrics.CONTENT_TYPE})
+        body = await asyncio.to_thread(views.metrics, views.report())
+        return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
 
     async def page(_request: web.Request) -> web.Response:
         return web.Response(text=pages.render_page(views.report()), content_type="text/html")

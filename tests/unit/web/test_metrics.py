@@ -13,9 +13,9 @@ from littlelb.web.metrics import Metrics
 Samples = dict[tuple[str, tuple[str, ...]], float]
 
 
-def scrape(metrics: Metrics) -> Samples:
+def scrape(report: StatusReport, metrics: Metrics | None = None) -> Samples:
     """Parse a scrape: name and label values in order of their names → value."""
-    families = text_string_to_metric_families(metrics.render().decode())
+    families = text_string_to_metric_families((metrics or Metrics()).render(report).decode())
     return {
         (s.name, tuple(s.labels[name] for name in sorted(s.labels))): s.value
         for family in families
@@ -25,7 +25,7 @@ def scrape(metrics: Metrics) -> Samples:
 
 def test_report_becomes_metrics(report: StatusReport) -> None:
     """Services by state, addresses, connections and the source's state are computed from the report at each scrape."""
-    seen = scrape(Metrics(lambda: report))
+    seen = scrape(report)
     assert seen["littlelb_services", ("serving",)] == 1
     assert seen["littlelb_services", ("refused",)] == 1
     assert seen["littlelb_services", ("pending",)] == 0
@@ -41,14 +41,14 @@ def test_report_becomes_metrics(report: StatusReport) -> None:
 
 def test_passes_are_counted(report: StatusReport) -> None:
     """Each pass adds to the counters; failures count under the phase of what failed."""
-    metrics = Metrics(lambda: report)
+    metrics = Metrics()
     vip = ip_address("203.0.113.7")
     failure = Failure("Failed", "EBUSY")
     metrics.observe_pass(PassReport(1, 1.0, 0.02, 3))
     metrics.observe_pass(
         PassReport(2, 2.0, 0.02, 1, {Frontend(vip, Protocol.TCP, 80): failure, vip: failure, "default/web": failure})
     )
-    seen = scrape(metrics)
+    seen = scrape(report, metrics)
     assert seen["littlelb_passes_total", ()] == 2
     assert seen["littlelb_changes_total", ()] == 4
     assert seen["littlelb_pass_duration_seconds_count", ()] == 2
@@ -59,13 +59,13 @@ def test_cardinality(report: StatusReport) -> None:
     """A Service has at most ten series, and the number of the others does not depend on the Services."""
     one = report.services[1]
     many = tuple(msgspec.structs.replace(one, key=f"default/web-{number}") for number in range(100))
-    base = len(scrape(Metrics(lambda: msgspec.structs.replace(report, services=()))))
-    full = len(scrape(Metrics(lambda: msgspec.structs.replace(report, services=many))))
+    base = len(scrape(msgspec.structs.replace(report, services=())))
+    full = len(scrape(msgspec.structs.replace(report, services=many)))
     assert full - base <= 10 * 100
 
 
 def test_registries_do_not_meet(report: StatusReport) -> None:
     """Two of them in one process do not share a counter."""
-    first, second = Metrics(lambda: report), Metrics(lambda: report)
+    first, second = Metrics(), Metrics()
     first.observe_pass(PassReport(1, 1.0, 0.02, 3))
-    assert scrape(second)["littlelb_passes_total", ()] == 0
+    assert scrape(report, second)["littlelb_passes_total", ()] == 0

@@ -22,7 +22,9 @@ PERMANENT = PassStatus(
 @asynccontextmanager
 async def client(report: StatusReport, stuck: str = "") -> AsyncIterator[TestClient]:  # type: ignore[type-arg]
     """Ask the public app, which knows itself as lb-1."""
-    views = Views(report=lambda: report, metrics=lambda: b"littlelb_passes_total 1\n", stuck=lambda: stuck)
+    views = Views(
+        report=lambda: report, metrics=lambda shown: f"pid {shown.daemon.pid}\n".encode(), stuck=lambda: stuck
+    )
     async with TestClient(TestServer(build_public_app(views, frozenset({"lb-1"})))) as asked:
         yield asked
 
@@ -55,11 +57,11 @@ async def test_status_is_json(report: StatusReport) -> None:
 
 
 async def test_metrics(report: StatusReport) -> None:
-    """`/metrics` is what the injected callable renders, with the type that Prometheus asks for."""
+    """`/metrics` is what the injected callable renders of the report, with the type that Prometheus asks for."""
     async with client(report) as ask:
         answer = await ask.get("/metrics")
         assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-        assert await answer.text() == "littlelb_passes_total 1\n"
+        assert await answer.text() == "pid 812\n"
 
 
 @pytest.mark.parametrize(("path", "status"), [("/", 200), ("/healthz", 200), ("/metrics", 200), ("/nothing", 404)])
@@ -120,7 +122,7 @@ def test_hosts_that_are_refused(header: str) -> None:
 
 async def test_private_app(report: StatusReport) -> None:
     """The socket's app serves the report and nothing else; it has no Host to check."""
-    views = Views(report=lambda: report, metrics=lambda: b"", stuck=lambda: "")
+    views = Views(report=lambda: report, metrics=lambda _: b"", stuck=lambda: "")
     async with TestClient(TestServer(build_private_app(views))) as ask:
         answer = await ask.get("/status", headers={"Host": "loadbalancer"})
         assert decode_report(await answer.read()) == report
