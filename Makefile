@@ -24,7 +24,7 @@ demo: setup ## see it work in 30 seconds; KEEP=1 keeps it running to play with
 	@$(PY) -m tools.demo $(if $(KEEP),--keep)
 
 check: setup-dev ## style, types, import rule, sizes, mirror, unit tests: under 30 s
-	@$(MAKE) -j2 -Otarget --no-print-directory check-types check-unit check-imports check-style check-tree
+	@$(MAKE) -k -j2 -Otarget --no-print-directory check-types check-unit check-imports check-style check-tree
 
 check-style:
 	@.venv/bin/ruff check --quiet $(PATHS) && .venv/bin/ruff format --check --quiet $(PATHS) && echo "style     ruff is content"
