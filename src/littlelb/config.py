@@ -15,7 +15,7 @@ from typing import Annotated, NamedTuple
 
 import pydantic
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
+from pydantic import AfterValidator, BeforeValidator, Field, SkipValidation, TypeAdapter
 
 from littlelb.core.errors import ConfigError
 from littlelb.core.labels import parse_selector
@@ -58,10 +58,6 @@ class ListenAddress(NamedTuple):
 
     host: str
     port: int
-
-
-def _split_paths(value: object) -> object:
-    return tuple(part for part in value.split(":") if part) if isinstance(value, str) else value
 
 
 def _split_networks(value: object) -> object:
@@ -121,8 +117,8 @@ _Bool = Annotated[bool, BeforeValidator(_parse_bool), Field(strict=True)]
 class Config:
     """All settings, checked. The fields are those of OPTIONS; what the process was born with stands at the end."""
 
-    kubeconfig: Annotated[tuple[Path, ...], BeforeValidator(_split_paths)] = ()
-    """Files to merge; empty: none was given. One that was given, however, beats in-cluster credentials."""
+    kubeconfig: str = ""
+    """Paths joined by ':'; empty: none was given. One that was given, by whatever source, beats in-cluster."""
     linkdevice: Annotated[str, AfterValidator(_check_device)] = ""
     debug: _Bool = False
     kubernetes: _Bool = True
@@ -154,18 +150,20 @@ class Config:
     notify_socket: str = ""
     """NOTIFY_SOCKET of systemd (sd_notify(3))."""
     home: Path = Path("/")
-    flags: Mapping[str, str] = Field(default_factory=dict)
+    environment: SkipValidation[Mapping[str, str]] = Field(default_factory=dict, repr=False)
+    """What credential plugins inherit."""
+    flags: SkipValidation[Mapping[str, str]] = Field(default_factory=dict)
     """What the command line said, for `reload`."""
 
     @property
     def in_cluster(self) -> bool:
         """Do the pod's own credentials count?"""
-        return self.kubernetes and not self.kubeconfig and bool(self.service_host)
+        return self.kubernetes and not self.kubeconfig and bool(self.service_host and self.service_port)
 
     @property
-    def kubeconfig_paths(self) -> tuple[Path, ...]:
-        """Kubeconfig files to merge when not `in_cluster`."""
-        return self.kubeconfig or (self.home / ".kube" / "config",)
+    def default_kubeconfig(self) -> str:
+        """The kubeconfig of who found none elsewhere."""
+        return str(self.home / ".kube" / "config")
 
     def settings(self, protocols: frozenset[Protocol] = frozenset({Protocol.TCP})) -> Settings:
         """Build the part that decisions depend on; `protocols` is what the chosen plane can forward."""
@@ -227,6 +225,7 @@ def load_config(
         "service_port": environ.get("KUBERNETES_SERVICE_PORT", ""),
         "notify_socket": environ.get("NOTIFY_SOCKET", ""),
         "home": environ.get("HOME") or "/",
+        "environment": dict(environ),
         "flags": dict(flags),
     }
     try:

@@ -15,7 +15,7 @@ from littlelb.goflags import OPTIONS
 
 # flag, environment variable, field, default, a text for another value, that value
 TABLE: list[tuple[str, str, str, object, str, object]] = [
-    ("kubeconfig", "KUBECONFIG", "kubeconfig", (), "/a:/b", (Path("/a"), Path("/b"))),
+    ("kubeconfig", "KUBECONFIG", "kubeconfig", "", "/a:/b", "/a:/b"),
     ("linkdevice", "LINKDEVICE", "linkdevice", "", "eth1", "eth1"),
     ("debug", "DEBUG", "debug", False, "T", True),
     ("kubernetes", "KUBERNETES", "kubernetes", True, "F", False),
@@ -84,7 +84,7 @@ def test_every_setting(flag: str, variable: str, field: str, default: object, te
 def test_the_table_is_complete() -> None:
     """The table above names every option, as it is spelled, and every field of Config that people may set."""
     assert [(o.name, o.environment, o.field) for o in sorted(OPTIONS)] == [row[:3] for row in sorted(TABLE)]
-    inborn = {"service_host", "service_port", "notify_socket", "home", "flags"}
+    inborn = {"service_host", "service_port", "notify_socket", "home", "environment", "flags"}
     assert {field.name for field in fields(Config)} == {row[2] for row in TABLE} | inborn
 
 
@@ -268,9 +268,17 @@ def test_credentials() -> None:
     inside = load({}, pod)
     assert (inside.in_cluster, inside.service_host, inside.service_port) == (True, "192.0.2.1", "443")
     explicit = load({"kubeconfig": "/k"}, pod)
-    assert (explicit.in_cluster, explicit.kubeconfig_paths) == (False, (Path("/k"),))
+    assert (explicit.in_cluster, explicit.kubeconfig) == (False, "/k")
     assert not load({"manifests": "m"}, pod).in_cluster
-    assert load({}, {"HOME": "/h"}).kubeconfig_paths == (Path("/h/.kube/config"),)
+    assert not load({}, {"KUBERNETES_SERVICE_HOST": "192.0.2.1"}).in_cluster
+    assert load({}, {"HOME": "/h"}).default_kubeconfig == "/h/.kube/config"
+
+
+def test_the_environment_is_handed_on_but_not_shown() -> None:
+    """Credential plugins inherit the environment; a log of the configuration does not contain what may be secret."""
+    config = load({}, {"SECRET": "s3cr3t", "NOTIFY_SOCKET": "/run/notify"})
+    assert (config.environment["SECRET"], config.notify_socket) == ("s3cr3t", "/run/notify")
+    assert "s3cr3t" not in repr(config)
 
 
 def test_settings_for_the_core() -> None:
@@ -305,3 +313,10 @@ def test_run_dir_is_found_in_spite_of_errors(tmp_path: Path) -> None:
     file.write_text("run-dir: [")
     assert read_run_dir({"config": str(file)}, {}) == Path("/run/littlelb")
     assert read_run_dir({"run-dir": "/f"}, {"LITTLELB_RUN_DIR": "/e"}) == Path("/f")
+
+
+def test_bytes_that_are_no_text() -> None:
+    """What is not UTF-8 is an error where we use it, and nothing to us where we do not."""
+    assert load({}, {"OTHER": "\udcff"}).environment == {"OTHER": "\udcff"}
+    (line,) = errors_of({"node-selector": "\udcff"})
+    assert line.startswith("flag --node-selector: '\\udcff': ")
