@@ -117,9 +117,11 @@ class AddressTarget:
         wanted = {**changes.change, **changes.add}
         if not wanted:
             return failures
+        # A used address that is wanted otherwise (on another device) is looked at anew.
+        anew = {address: want for address, want in changes.change.items() if self._used.pop(address, None)}
         try:
             links = {link.name: link for link in await self._table.read_links()}
-            conflicts = await self._ask(changes.add, links)
+            conflicts = await self._ask({**changes.add, **anew}, links)
         except OSError as error:
             return failures | {address: explain(error, address, want.device) for address, want in wanted.items()}
         for address, want in wanted.items():

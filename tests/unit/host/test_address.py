@@ -1,0 +1,249 @@
+"""The ADDRESS target against a kernel in memory: what is asked, added, used, removed, and how refusals read."""
+
+import errno
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from littlelb.core.errors import Transient
+from littlelb.core.interfaces import Phase
+from littlelb.core.model import Ip, Placement, Reason
+from littlelb.core.plan import Changes, Severity, diff
+from littlelb.core.state import DesiredState
+from littlelb.host.address import ALTERED, AddressTarget, explain
+from littlelb.host.netlink import Address, Link
+from tests.unit.host import conftest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ONE, TWO, SIX = IPv4Address("203.0.113.7"), IPv4Address("203.0.113.8"), IPv6Address("2001:db8:0:113::7")
+POOL: list[Ip] = [ONE, TWO, SIX]
+
+
+@dataclass
+class Lan:
+    """A Prober that knows who has what, and remembers what it was asked."""
+
+    taken: dict[Ip, str] = field(default_factory=dict)
+    asked: list[frozenset[Ip]] = field(default_factory=list)
+
+    async def probe(self, device: str, addresses: frozenset[Ip]) -> "Mapping[Ip, str]":
+        """Answer from `taken`."""
+        assert device in {"eth0", "eth1"}
+        self.asked.append(addresses)
+        return {ip: mac for ip, mac in self.taken.items() if ip in addresses}
+
+
+def on(device: str, *addresses: Ip) -> dict[Ip, Placement]:
+    """Ask for host prefixes on a device."""
+    return {ip: Placement(device=device, prefix_length=ip.max_prefixlen) for ip in addresses}
+
+
+async def make_so(target: AddressTarget, wanted: "Mapping[Ip, Placement]") -> dict[Ip, str]:
+    """Make one pass; return the failures' texts."""
+    failures = await target.apply(diff(wanted, await target.observe(None)))
+    return {ip: failure.message for ip, failure in failures.items()}
+
+
+async def test_held_observed_and_removed(kernel: conftest.Kernel) -> None:
+    """What was applied is what the kernel has, belief agrees, and nothing is left when nothing is wanted."""
+    lan = Lan()
+    target = AddressTarget(kernel, lan)
+    assert target.phase is Phase.ADDRESS
+    state = DesiredState(placements=on("eth0", ONE, SIX))
+    assert target.wanted(state) is state.placements
+    assert await make_so(target, state.placements) == {}
+    assert lan.asked == [frozenset({ONE, SIX})]
+    assert await target.observe(None) == state.placements
+    assert await target.observe(frozenset({SIX, TWO})) == on("eth0", SIX)
+    assert target.expects(ONE)
+    assert await make_so(target, {}) == {}
+    assert kernel.addresses == []
+    assert not target.expects(ONE)
+
+
+async def test_conflict_stops_only_the_address_at_fault(kernel: conftest.Kernel) -> None:
+    """All additions are asked for at once; the taken one names the MAC, is tried again, and served once it is free."""
+    lan = Lan({ONE: "02:00:5e:00:53:99"})
+    target = AddressTarget(kernel, lan)
+    failures = await target.apply(Changes(add=on("eth0", ONE, TWO)))
+    assert failures[ONE].reason == Reason.ADDRESS_CONFLICT
+    assert failures[ONE].message == "203.0.113.7 is already in use on the LAN by 02:00:5e:00:53:99"
+    assert await target.observe(None) == on("eth0", TWO)
+    lan.taken.clear()
+    assert await make_so(target, on("eth0", ONE, TWO)) == {}
+    assert lan.asked == [frozenset({ONE, TWO}), frozenset({ONE})]
+
+
+async def test_repair_and_adoption_ask_nobody(kernel: conftest.Kernel) -> None:
+    """What we held, or found with our mark at the start, is put back unasked; after a removal it is asked for again."""
+    kernel.addresses = [Address(ONE, 32, 2, marked=True, deprecated=True, prefix_route=False)]
+    lan = Lan({ONE: "02:00:5e:00:53:99"})
+    target = AddressTarget(kernel, lan)
+    assert await make_so(target, on("eth0", ONE)) == {}
+    kernel.addresses = []
+    assert await make_so(target, on("eth0", ONE)) == {}
+    assert lan.asked == []
+    await make_so(target, {})
+    assert ONE in await make_so(target, on("eth0", ONE))
+
+
+async def test_foreign_address_is_used(kernel: conftest.Kernel) -> None:
+    """It reads as held as long as it is there, is never removed, and is replaced by ours when it goes."""
+    theirs = Address(ONE, 24, 2, marked=False)
+    kernel.addresses = [theirs]
+    lan = Lan()
+    target = AddressTarget(kernel, lan)
+    assert await make_so(target, on("eth0", ONE)) == {}
+    assert await target.observe(None) == on("eth0", ONE)
+    assert target.expects(ONE)
+    assert await make_so(target, {}) == {}
+    assert kernel.addresses == [theirs]
+    await make_so(target, on("eth0", ONE))
+    kernel.addresses = []
+    assert await make_so(target, on("eth0", ONE)) == {}
+    assert kernel.addresses[0].marked
+
+
+async def test_same_host_prefix_of_somebody_else() -> None:
+    """An address that turns up between our look and our adding is theirs (EEXIST), not ours."""
+
+    class Hasty(conftest.Kernel):
+        async def read_is_local(self, address: Ip) -> bool:  # noqa: ARG002  (it looks too early)
+            return False
+
+    theirs = Address(ONE, 32, 2, marked=False)
+    hasty = Hasty(addresses=[theirs])
+    target = AddressTarget(hasty, Lan())
+    assert await make_so(target, on("eth0", ONE)) == {}
+    assert await make_so(target, {}) == {}
+    assert hasty.addresses == [theirs]
+
+
+async def test_changed_device_and_altered_flags(kernel: conftest.Kernel) -> None:
+    """Addresses on a former device, on two devices, or without our flags read as altered and end up right."""
+    ours = Address(ONE, 32, 3, marked=True, deprecated=True, prefix_route=False)
+    kernel.addresses = [ours, replace(ours, address=TWO), replace(ours, address=TWO, index=2)]
+    kernel.addresses += [Address(SIX, 128, 2, marked=True, deprecated=False, prefix_route=False)]
+    target = AddressTarget(kernel, Lan())
+    assert await target.observe(None) == on("eth1", ONE) | {TWO: ALTERED, SIX: ALTERED}
+    assert await make_so(target, on("eth0", ONE, TWO, SIX)) == {}
+    assert await target.observe(None) == on("eth0", ONE, TWO, SIX)
+    assert len(kernel.addresses) == 3
+
+
+async def test_many_are_looked_up_by_one_dump(kernel: conftest.Kernel) -> None:
+    """From a certain number on the table is read once instead of once for each."""
+    many = on("eth0", *(IPv4Address("203.0.113.0") + n for n in range(1, 100)))
+    kernel.addresses = [Address(ONE, 24, 2, marked=False)]
+    lan = Lan()
+    assert await make_so(AddressTarget(kernel, lan), many) == {}
+    assert lan.asked == [frozenset(many) - {ONE}]
+
+
+async def test_removing_the_gone_is_success_and_refusals_are_kept_apart(kernel: conftest.Kernel) -> None:
+    """A missing address counts as removed; a refused one fails by itself."""
+    target = AddressTarget(kernel, Lan())
+    await make_so(target, on("eth0", ONE, TWO, SIX))
+    kernel.addresses = [entry for entry in kernel.addresses if entry.address != ONE]
+    kernel.refusals[SIX] = errno.EPERM
+    failures = await target.apply(Changes(remove=on("eth0", ONE, TWO, SIX)))
+    assert set(failures) == {SIX}
+    assert failures[SIX].reason == Reason.NOT_PERMITTED
+    assert failures[SIX].severity is Severity.PERMANENT
+    assert "CAP_NET_ADMIN" in failures[SIX].message
+    assert [entry.address for entry in kernel.addresses] == [SIX]
+
+
+async def test_missing_device(kernel: conftest.Kernel) -> None:
+    """Nothing is asked or added on a device that does not exist; addresses on another one go on."""
+    lan = Lan()
+    failures = await make_so(AddressTarget(kernel, lan), on("eth9", ONE) | on("eth0", TWO))
+    assert failures == {ONE: "203.0.113.7 cannot be held: the link device eth9 does not exist; it is awaited"}
+    assert lan.asked == [frozenset({TWO})]
+
+
+async def test_unreadable_kernel(kernel: conftest.Kernel) -> None:
+    """Observing raises Transient; applying fails each address; renewing raises Transient."""
+    target = AddressTarget(kernel, Lan())
+    kernel.unreadable = errno.ENOBUFS
+    with pytest.raises(Transient, match="cannot read"):
+        await target.observe(None)
+    with pytest.raises(Transient, match="cannot renew"):
+        await target.renew()
+    assert set(await target.apply(Changes(add=on("eth0", ONE)))) == {ONE}
+
+
+async def test_lifetime_is_renewed(kernel: conftest.Kernel) -> None:
+    """With a finite lifetime every address of ours gets it again; those on a missing device are left out."""
+    target = AddressTarget(kernel, Lan(), valid_seconds=30)
+    await make_so(target, on("eth0", ONE) | on("eth1", TWO))
+    kernel.links.remove(conftest.ETH1)
+    await target.renew()
+    assert kernel.renewed == [(ONE, 30)]
+
+
+async def test_clean_up_lists_and_removes_only_ours(kernel: conftest.Kernel) -> None:
+    """`remove_all` takes every marked address on any device; the dry run takes none."""
+    theirs = Address(TWO, 24, 2, marked=False)
+    kernel.addresses = [theirs, Address(ONE, 32, 3, marked=True), Address(SIX, 128, 9, marked=True)]
+    target = AddressTarget(kernel, Lan())
+    listed = await target.remove_all(dry_run=True)
+    assert [str(entry) for entry in listed] == ["203.0.113.7/32 on eth1", "2001:db8:0:113::7/128 on ?"]
+    assert len(kernel.addresses) == 3
+    assert await target.remove_all() == listed
+    assert kernel.addresses == [theirs]
+
+
+@pytest.mark.parametrize(
+    ("code", "address", "text"),
+    [
+        (errno.EPERM, ONE, "CAP_NET_ADMIN"),
+        (errno.EACCES, SIX, "net.ipv6.conf.eth0.disable_ipv6"),
+        (errno.ENODEV, ONE, "does not exist"),
+        (errno.ENOBUFS, ONE, "the kernel refused 203.0.113.7 on eth0: No buffer space available"),
+        (errno.EACCES, ONE, "the kernel refused"),
+    ],
+)
+def test_refusals_hold_the_remedy(code: int, address: Ip, text: str) -> None:
+    """Each refusal of the kernel reads as a sentence with what to do."""
+    assert text in explain(OSError(code, "No buffer space available"), address, "eth0").message
+
+
+entries = st.builds(
+    Address,
+    st.sampled_from(POOL),
+    st.just(32),
+    st.sampled_from([2, 3]),
+    marked=st.booleans(),
+    deprecated=st.booleans(),
+    prefix_route=st.booleans(),
+)
+placements = st.dictionaries(
+    st.sampled_from(POOL), st.sampled_from([Placement(device=name, prefix_length=32) for name in ("eth0", "eth1")])
+)
+
+
+@given(st.lists(entries, max_size=4, unique_by=lambda entry: (entry.address, entry.index)), placements, placements)
+async def test_any_world_becomes_the_wanted_one(
+    start: list[Address], first: dict[Ip, Placement], second: dict[Ip, Placement]
+) -> None:
+    """From any start, after one pass the next diff is empty; unmarked addresses stay untouched, ours do not stay."""
+    kernel = conftest.Kernel(addresses=start)
+    target = AddressTarget(kernel, Lan())
+    for wanted in (first, second, {}):
+        assert await make_so(target, wanted) == {}
+        assert not diff(wanted, await target.observe(None))
+        assert not diff(wanted, await target.observe(frozenset(POOL)))
+    assert kernel.addresses == [entry for entry in start if not entry.marked]
+
+
+def test_links_are_values() -> None:
+    """A device is known by all of its traits: one that was made again is another one."""
+    assert replace(conftest.ETH0, index=7) != conftest.ETH0
+    assert Link(2, "eth0", up=True, mac=conftest.ETH0.mac) == conftest.ETH0
