@@ -30,7 +30,17 @@ RANGES_ANNOTATION = "service.beta.kubernetes.io/load-balancer-source-ranges"
 DRAIN_ANNOTATION = "littlelb.io/drain-seconds"
 BINDING_ANNOTATIONS = ("littlelb.io/proxy-protocol", "littlelb.io/port-ranges", "littlelb.io/device")
 """Asked-for behaviour that backends or clients rely on: serving without it would be wrong, so it is refused."""
-KNOWN_ANNOTATIONS = frozenset({"littlelb.io/addresses", "littlelb.io/pool", DRAIN_ANNOTATION, *BINDING_ANNOTATIONS})
+WRITTEN_EXTERNAL_IPS_ANNOTATION = "littlelb.io/written-external-ips"
+"""Ours to write: which entries of `spec.externalIPs` we added."""
+KNOWN_ANNOTATIONS = frozenset(
+    {
+        "littlelb.io/addresses",
+        "littlelb.io/pool",
+        DRAIN_ANNOTATION,
+        WRITTEN_EXTERNAL_IPS_ANNOTATION,
+        *BINDING_ANNOTATIONS,
+    }
+)
 MAX_DRAIN_SECONDS = 86_400
 MAX_ADDRESSES = 8
 MAX_SOURCE_RANGES = 256

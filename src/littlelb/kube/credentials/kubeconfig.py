@@ -80,7 +80,7 @@ def _read_document(file: Path, errors: list[str]) -> Mapping[str, object]:
         document = yaml.load(file.read_bytes(), Loader=yaml.CSafeLoader)
     except OSError as error:
         errors.append(f"kubeconfig {file}: cannot be read ({error.strerror}); check its permissions and owner")
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         errors.append(f"kubeconfig {file}: is not valid YAML ({_one_line(error)}); write it anew, or restore it")
     else:
         if document is None:
@@ -153,12 +153,12 @@ def _pick(merged: _Merged, kind: str, name: str, form: type[T], origin: str, err
         known = ", ".join(sorted(entries)) or "none"
         errors.append(f"kubeconfig {origin}: {kind} {name!r} is not there; add it, or choose another (there: {known})")
         return None
-    value = _without_nulls(entry.value if entry.value is not None else {})
-    if isinstance(value, dict):
-        value = _with_absolute_paths(value, entry.file.absolute().parent)
     try:
+        value = _without_nulls(entry.value if entry.value is not None else {})
+        if isinstance(value, dict):
+            value = _with_absolute_paths(value, entry.file.absolute().parent)
         return msgspec.convert(value, form)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, RecursionError) as error:  # an alias of YAML can contain itself
         errors.append(f"kubeconfig {entry.file}: {kind} {name!r}: {error}; correct the field's type")
         return None
 

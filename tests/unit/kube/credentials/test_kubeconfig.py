@@ -1,8 +1,12 @@
 """Kubeconfig files as kubectl reads them."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from littlelb.core.errors import ConfigError
 from littlelb.kube.credentials.kubeconfig import read_kubeconfig
@@ -74,6 +78,8 @@ def test_a_context_can_be_chosen_by_name(write_config: WriteConfig) -> None:
         (b"current-context: a\nusers: null\ncontexts: [{context: {}}]\n", "contexts[0] has no name"),
         (b"current-context: a\n", "context 'a' is not there"),
         (b"current-context: a\ncontexts: [{name: a, context: [1]}]\n", "Expected `object`"),
+        (b"current-context: a\ncontexts: [{name: a, context: &x {cluster: *x}}]\n", "context 'a'"),
+        (b"[" * 5_000, "not valid YAML"),
     ],
 )
 def test_a_broken_file_is_named_with_its_fault(text: bytes, said: str, tmp_path: Path) -> None:
@@ -116,3 +122,31 @@ def test_a_folder_in_place_of_a_file_is_an_error_with_its_reason(tmp_path: Path)
     """A path that cannot be read says why."""
     with pytest.raises(ConfigError, match="cannot be read"):
         read_kubeconfig(str(tmp_path))
+
+
+WORDS = (
+    "current-context clusters users contexts name cluster user context server exec a env command args token tokenFile "
+    "apiVersion certificate-authority-data auth-provider extensions"
+)
+NAMES = st.sampled_from(WORDS.split())
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.just("a") | st.just("https://a") | st.text(max_size=8) | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=5),
+    max_leaves=25,
+)
+ENTRIES = st.lists(st.fixed_dictionaries({"name": st.just("a"), "cluster": VALUES, "user": VALUES, "context": VALUES}))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    document=VALUES
+    | st.fixed_dictionaries(
+        {"current-context": st.just("a"), "clusters": ENTRIES, "users": ENTRIES, "contexts": ENTRIES | VALUES}
+    )
+)
+def test_no_document_gives_anything_but_an_access_or_a_config_error(document: object, tmp_path: Path) -> None:
+    """Whatever a file holds, nothing else is raised."""
+    path = tmp_path / "config"
+    path.write_text(yaml.safe_dump(document, allow_unicode=False))
+    with suppress(ConfigError):
+        assert read_kubeconfig(str(path)).context == "a"
