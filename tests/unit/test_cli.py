@@ -1,6 +1,7 @@
 """What each command passes on, prints and exits with, on a program that only remembers."""
 
 import json
+import logging
 import re
 import socket
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 from socketserver import UnixStreamServer
 
 import pytest
+import structlog
 
 from littlelb import __version__, cli
 from littlelb.config import Config
@@ -105,6 +107,17 @@ class Remembering:
 
 
 Invoke = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def _restore_logging() -> Iterator[None]:
+    """Undo what a command sets up for its whole process: its standard error ends with the test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 @pytest.fixture
@@ -304,6 +317,39 @@ def test_status_of_another_version(invoke: Invoke, tmp_path: Path) -> None:
         code, _, err = invoke(f"status --run-dir {tmp_path}")
     assert code == 1
     assert f"speaks another version than {__version__}" in err
+
+
+def test_status_of_a_daemon_that_hangs_up(invoke: Invoke, tmp_path: Path) -> None:
+    """A daemon that accepts and says nothing is told apart from none at all."""
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "littlelb.sock"))
+        silent.listen()
+
+        def hang_up() -> None:
+            silent.accept()[0].close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        code, _, err = invoke(f"status --run-dir {tmp_path}")
+        thread.join()
+    assert code == 1
+    assert "see its log, or restart it" in err
+
+
+def test_status_takes_the_run_dir_from_all_sources(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`status` looks where the daemon of the same environment would be."""
+    monkeypatch.setenv("LITTLELB_RUN_DIR", str(tmp_path))
+    with answering(tmp_path / "littlelb.sock", encode(REPORT)):
+        assert invoke("status")[0] == 0
+
+
+def test_unknown_parts_have_no_version() -> None:
+    """A program that is missing, fails or cannot be run is shown as unknown, not as an error."""
+    assert cli._read_output("no-such-program-anywhere") == ""
+    assert cli._read_output("false") == ""
+    assert cli._read_output("echo", "1.0") == "1.0"
 
 
 def test_version(invoke: Invoke) -> None:

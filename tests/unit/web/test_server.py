@@ -1,6 +1,7 @@
 """How the server gets its places to listen, and gives them back: real sockets, on loopback and in temporary folders."""
 
 import asyncio
+import errno
 import socket
 import stat
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -12,7 +13,7 @@ import pytest
 import structlog
 from aiohttp import web
 
-from littlelb.web.server import RETRY_SECONDS, SOCKET_NAME, serve_tcp, serve_unix
+from littlelb.web.server import RETRY_SECONDS, SOCKET_NAME, _explain, serve_tcp, serve_unix
 
 
 class StepClock:
@@ -61,6 +62,8 @@ async def running(serving: Coroutine[None, None, None], ready: Callable[[], bool
         async with asyncio.timeout(10):
             while not ready() and not task.done():  # noqa: ASYNC110  (the state is in the kernel or in a log)
                 await asyncio.sleep(0.005)
+        if task.done():
+            task.result()
         yield task
     finally:
         task.cancel()
@@ -183,3 +186,22 @@ async def test_ipv6() -> None:
             session.get(f"http://[::1]:{port}/") as answer,
         ):
             assert await answer.text() == "here"
+
+
+def test_reasons_say_what_to_do() -> None:
+    """Each kind of refusal by the kernel has its advice; an unknown one keeps the kernel's words."""
+    assert "run as root" in _explain(PermissionError(errno.EACCES, "Permission denied"))
+    assert _explain(OSError(errno.EMFILE, "Too many open files")) == "Too many open files"
+
+
+async def test_a_busy_daemon_is_a_living_one(tmp_path: Path) -> None:
+    """A socket whose queue is full is not taken for one that was left behind."""
+    path, clock = tmp_path / SOCKET_NAME, StepClock()
+    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as queued:
+        busy.bind(str(path))
+        busy.listen(0)
+        queued.connect(str(path))
+        with structlog.testing.capture_logs() as logs:
+            async with running(serve_unix(app(), tmp_path, clock), lambda: not clock.asleep.empty()):
+                assert path.exists()
+    assert "something else listens there" in logs[0]["reason"]
