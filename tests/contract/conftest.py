@@ -152,6 +152,7 @@ async def real(plane: ControlPlane) -> AsyncIterator[ServerUnderTest]:
         _compact_etcd(plane)
         plane.api.kill()
         plane.api.start()
+        await transport.close()  # connections to the old process, whose end this loop had no time to see
 
     async with closing(transport), _namespaced(transport, forget) as it:
         yield it
