@@ -165,6 +165,31 @@ async def test_dead_first_backends_are_not_seen_by_the_client(world: World) -> N
     assert counters.failed_connects > 0
 
 
+async def test_a_silent_backend_is_left_after_the_time_out_and_delays_nobody_else(tmp_path: Path) -> None:
+    """Clients that meet a backend which drops SYNs are served by the next one; later ones do not meet it any more."""
+    world = World(tmp_path, connect_seconds=0.5, workers=1)
+    silent = socket.create_server((address(3), PORT), backlog=0)
+    fillers = []
+    try:
+        for _ in range(4):  # its accept queue is full: the kernel drops further SYNs
+            fillers.append(socket.socket())
+            fillers[-1].setblocking(False)  # noqa: FBT003  (its name says it)
+            fillers[-1].connect_ex((address(3), PORT))
+        with servers(h2=echo(b"2")):
+            await world.start()
+            await serve(world, forward(2, 3))
+            first = await asyncio.gather(*(asyncio.to_thread(ask, message=b"x") for _ in range(8)))
+            failed = (await world.plane.counters())[frontend()].failed_connects
+            later = [await asyncio.to_thread(ask, message=b"x") for _ in range(20)]
+            assert (await world.plane.counters())[frontend()].failed_connects == failed
+        assert first + later == [b"2x"] * 28
+        assert 0 < failed <= 8
+    finally:
+        for sock in [*fillers, silent]:
+            sock.close()
+        await world.close()
+
+
 async def test_all_backends_dead_resets_the_client(world: World) -> None:
     """When no backend answers, the client gets RST at once instead of silence."""
     await serve(world, forward(2, 3))

@@ -23,7 +23,7 @@ import structlog
 import littlelb
 from littlelb.core.errors import Transient
 from littlelb.core.model import Frontend
-from littlelb.dataplane.pipe.link import Hello, Link, RunDirectory, connect, read_netns
+from littlelb.dataplane.pipe.link import HELLO_SECONDS, Hello, Link, RunDirectory, connect, read_netns
 from littlelb.dataplane.pipe.wire import WireError
 
 _log = structlog.get_logger(__name__)
@@ -97,7 +97,7 @@ class Crew:
                 _log.warning("pipe.worker_foreign", socket=name, error=str(error))
             return None
         try:
-            hello = Hello((await link.ask({"do": "hello"}))[0], self._settings.version)
+            hello = Hello((await link.ask({"do": "hello"}, seconds=HELLO_SECONDS))[0], self._settings.version)
         except (Transient, WireError) as error:
             _log.warning("pipe.worker_unreachable", socket=name, error=str(error))
             link.close()

@@ -22,6 +22,8 @@ from littlelb.dataplane.pipe.wire import MAX_FDS, PROTOCOL, Framer, Json, WireEr
 
 _CHUNK: Final = 256 << 10
 ANSWER_SECONDS: Final = 10.0
+HELLO_SECONDS: Final = 3.0
+"""A worker that starts is given so long; one that hangs holds a start up for no longer."""
 _NAME: Final = re.compile(r"worker-[0-9a-f]{16}\.sock")
 _LOG_BYTES: Final = 4000
 
@@ -52,14 +54,16 @@ class Link:
         self.closed = False
         self._loop.add_reader(sock.fileno(), self._readable)
 
-    async def ask(self, message: Json, fds: Sequence[int] = ()) -> tuple[Json, list[int]]:
+    async def ask(
+        self, message: Json, fds: Sequence[int] = (), seconds: float = ANSWER_SECONDS
+    ) -> tuple[Json, list[int]]:
         """Return the answer and the descriptors lent with it, which are the caller's. Raises Transient."""
         async with self._turn:
             if self.closed:
                 raise Transient("the worker has gone")
             self._answer = self._loop.create_future()
             try:
-                async with asyncio.timeout(ANSWER_SECONDS):
+                async with asyncio.timeout(seconds):
                     await self._send(message, fds)
                     answer, lent = await self._answer
             except (OSError, WireError, TimeoutError) as error:
