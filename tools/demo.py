@@ -52,7 +52,7 @@ def title(number: int, text: str) -> None:
 
 def fact(text: str) -> None:
     """Something that was just seen to be so."""
-    console.print(f"   [green]seen[/green]  {escape(text)}")
+    console.print(f"   [green]seen[/green]  {escape(text)}", soft_wrap=True)
 
 
 def edit(name: str, changes: Sequence[str]) -> None:
@@ -74,7 +74,7 @@ def show_answers(stage: Stage, address: str, port: int, expected: set[str]) -> N
     if set(answers) != expected:
         raise StepFailed(f"http://{address}:{port}/ was answered by {dict(answers)}, not by {sorted(expected)}")
     shares = ", ".join(f"{name} {count} times" for name, count in sorted(answers.items()))
-    fact(f"10 requests of the client to http://{address}:{port}/: {shares}")
+    fact(f"10 requests of the client to {address} port {port}: {shares}")
 
 
 def show_held(stage: Stage, address: str, *, held: bool) -> None:
@@ -121,8 +121,10 @@ def step_port(stage: Stage) -> None:
     title(2, "A port is added to demo/web")
     if stage.request(FIRST, 8081):
         raise StepFailed("port 8081 answers before anybody asked for it")
-    fact(f"http://{FIRST}:8081/ is refused so far")
-    edit("web.yaml", ["+   - {name: extra, port: 8081, targetPort: 8080}"])
+    fact(f"{FIRST} port 8081 does not answer so far")
+    edit(
+        "web.yaml", ["+ {name: extra, port: 8081}  in the Service", "+ {name: extra, port: 8080}  in its EndpointSlice"]
+    )
     text = stage.read("web.yaml")
     text = text.replace("  ports:\n    - name: http", "  ports:\n    - {name: extra, port: 8081}\n    - name: http", 1)
     text = text.replace("ports:\n  - name: http", "ports:\n  - {name: extra, port: 8080}\n  - name: http", 1)

@@ -127,9 +127,11 @@ class Stage:
         return kept | {"PYTHONPATH": f"{TOP}:{TOP / 'src'}", "PYTHONDONTWRITEBYTECODE": "1"}
 
     def close(self) -> None:
-        """End all processes, remove namespaces and files."""
+        """End all processes, remove namespaces and files; a second Ctrl-C does not stop that half-way."""
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.lan.close()
         self._folder.cleanup()
+        signal.signal(signal.SIGINT, before)
 
     def __enter__(self) -> Self:
         return self
