@@ -56,6 +56,8 @@ class PublishTarget:
         self._foreign: dict[str, Publication] = {}
         """Uid → what stands on it, all of it somebody else's."""
         self._written: dict[str, _Written] = {}
+        self._settled: dict[str, tuple[Publication, Publication]] = {}
+        """Uid → what the Service showed after a write, and what was wanted, where both differ and that is all right."""
 
     def wanted(self, state: DesiredState) -> Mapping[Key, Publication]:
         """What each Service of ours should show."""
@@ -69,10 +71,15 @@ class PublishTarget:
         chosen = services.values() if keys is None else [services[key] for key in keys if key in services]
         shown = {service.key: observed_publication(service) for service in chosen}
         return {
-            key: publication
+            key: self._as_wanted(publication)
             for key, publication in shown.items()
             if publication is not None and self._foreign.get(publication.uid) != publication
         }
+
+    def _as_wanted(self, publication: Publication) -> Publication:
+        """An address that the user entered into externalIPs too, say, is shown though it is not ours to show."""
+        settled = self._settled.get(publication.uid)
+        return settled[1] if settled is not None and settled[0] == publication else publication
 
     async def apply(self, changes: Changes[Key, Publication]) -> Mapping[Key, Failure]:
         """Write and clear."""
@@ -81,7 +88,7 @@ class PublishTarget:
         return failures | await write_each(coming, lambda key: self._publish(key, coming[key]))
 
     def _forget(self, uids: set[str]) -> None:
-        for memory in (self._foreign, self._written):
+        for memory in (self._foreign, self._written, self._settled):
             for uid in [uid for uid in memory if uid not in uids]:
                 del memory[uid]
 
@@ -98,13 +105,17 @@ class PublishTarget:
         if current is None:
             return None
         self._foreign.pop(publication.uid, None)
-        self._note(publication.uid, publication.ingress)
-        await self._write_external_ips(key, current.service, publication.external_ips)
+        self._written.setdefault(publication.uid, _Written(())).ingress = publication.ingress
+        current = await self._write_external_ips(key, current, publication.external_ips)
+        if current is not None:
+            self._settle(observed_publication(current.service), publication)
         return None
 
-    def _note(self, uid: str, ingress: tuple[Ingress, ...]) -> None:
-        written = self._written.setdefault(uid, _Written(ingress))
-        written.ingress = ingress
+    def _settle(self, shown: Publication | None, wanted: Publication) -> None:
+        if shown is None or shown == wanted:
+            self._settled.pop(wanted.uid, None)
+        else:
+            self._settled[wanted.uid] = (shown, wanted)
 
     def _is_contested(self, service: Service, publication: Publication) -> bool:
         """Count a replacement of what we wrote; True once it has happened too often.
@@ -133,12 +144,14 @@ class PublishTarget:
         )
         return Failure(FOREIGN_WRITER, message, Severity.PERMANENT)
 
-    async def _write_external_ips(self, key: Key, service: Service, want: tuple[str, ...]) -> None:
-        start = service  # the first attempt goes on from the answer to the status patch; later ones from a fresh object
-        if render_external_ips(start, want) is None:
-            return
+    async def _write_external_ips(self, key: Key, current: Current, want: tuple[str, ...]) -> Current | None:
+        """Return the Service as it is then; None if it is gone."""
+        if render_external_ips(current.service, want) is None:
+            return current
         try:
-            await self._writer.write(key, service.uid, lambda current: render_external_ips(current.service, want))
+            return await self._writer.write(
+                key, current.service.uid, lambda current: render_external_ips(current.service, want)
+            )
         except Permanent as error:
             raise Permanent(
                 f"spec.externalIPs of {key} cannot be written: apply the overlay for --external-ips, which adds "
@@ -153,7 +166,8 @@ class PublishTarget:
         current = await self._writer.write(key, uid, lambda current: _compose_withdrawal(current, now), fresh=True)
         if current is None:
             return
-        await self._write_external_ips(key, current.service, ())
+        self._settled.pop(uid, None)
+        await self._write_external_ips(key, current, ())
         left = observed_publication(current.service)
         if left is not None and not left.external_ips:
             self._foreign[uid] = left

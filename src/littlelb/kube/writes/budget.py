@@ -38,6 +38,11 @@ class TokenBucket:
         if self._tokens < 0:
             await self._clock.sleep(-self._tokens / self._rate)
 
+    def set_pace(self, rate_per_second: float, burst: int) -> None:
+        """Change the pace, and start full: at the end everything has to be cleared within seconds."""
+        self._fill()
+        self._rate, self._burst, self._tokens = rate_per_second, float(burst), float(burst)
+
     def _fill(self) -> None:
         now = self._clock.monotonic()
         self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)

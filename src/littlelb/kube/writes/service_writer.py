@@ -56,8 +56,7 @@ class ServiceWriter:
         return self._cache.read()
 
     async def fetch(self, key: Key) -> Current | None:
-        """Read one Service with its owners from the API server; None if it is gone."""
-        await self._budget.take()
+        """Read one Service with its owners from the API server; None if it is gone. Reads are not paced."""
         try:
             text = await self._api.get(_reference(key))
         except NotFound:

@@ -25,3 +25,14 @@ def test_an_empty_bucket_gives_nothing_until_time_has_passed(clock: StillClock) 
     clock.elapsed = 10_000.0
     assert bucket.full
     assert [bucket.try_take() for _ in range(3)] == [True, True, False]
+
+
+async def test_the_pace_can_be_raised(clock: StillClock) -> None:
+    """At the end there is no time for 20 a second."""
+    budget = make_write_budget(clock)
+    for _ in range(40):
+        await budget.take()
+    budget.set_pace(200.0, 100)
+    for _ in range(300):
+        await budget.take()
+    assert round(clock.elapsed, 6) == 1.0
