@@ -4,9 +4,14 @@ Fields that are not named here are skipped by the decoder without making objects
 field may be missing or null, because Go writes empty lists as null and old servers leave out what is new.
 """
 
-from msgspec import Struct
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 from littlelb.core.model import Family, Protocol, ServiceType
+
+Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+"""Ports are int32 in the API; a number of ten thousand digits is none."""
 
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 EXCLUDE_LABEL = "node.kubernetes.io/exclude-from-external-load-balancers"
@@ -50,10 +55,10 @@ class WireMeta(Struct, gc=False, rename="camel"):
 class WirePort(Struct, gc=False, rename="camel"):
     """core/v1 ServicePort; the target port is not read, because EndpointSlices and nodePorts resolve it."""
 
-    port: int
+    port: Int32
     protocol: Protocol | None = None
     name: str | None = None
-    node_port: int | None = None
+    node_port: Int32 | None = None
 
 
 class WireServiceSpec(Struct, gc=False):
@@ -76,7 +81,7 @@ class WireServiceSpec(Struct, gc=False):
 class WirePortStatus(Struct, gc=False):
     """core/v1 PortStatus."""
 
-    port: int
+    port: Int32
     protocol: Protocol | None = None
     error: str | None = None
 
@@ -141,7 +146,7 @@ class WireEndpointPort(Struct, gc=False):
 
     name: str | None = None
     protocol: Protocol | None = None
-    port: int | None = None
+    port: Int32 | None = None
 
 
 class WireSlice(Struct, gc=False, rename="camel"):
