@@ -10,10 +10,13 @@ from msgspec import Struct, json
 
 from littlelb.core.model import Frontend, Ip, Key, Protocol
 from littlelb.core.plan import Failure, PassReport, Severity
+from littlelb.core.publication import Failures
 from littlelb.core.state import Decision, DesiredState, Snapshot
 
 FIELD_BYTES = 1024
 """No text that came from an object is shown longer than this."""
+_LOCAL_PHASES = ("FORWARD", "ADDRESS", "ANNOUNCE")
+"""Names of `core.interfaces.Phase`: where one of these cannot be read, nobody knows what is served."""
 
 
 def printable(text: str, limit: int = FIELD_BYTES) -> str:
@@ -24,9 +27,6 @@ def printable(text: str, limit: int = FIELD_BYTES) -> str:
     if len(octets) <= limit:
         return text
     return octets[: limit - 3].decode("utf-8", "ignore") + "…"
-
-
-# --- status ----------------------------------------------------------------------------------------------------------
 
 
 class ServiceState(StrEnum):
@@ -85,7 +85,7 @@ class SyncProgress(Struct, frozen=True, gc=False):
 
 
 class FailureLine(Struct, frozen=True, gc=False):
-    """One failure of the last pass; `subject` is a frontend, an address or a Service key."""
+    """One failure of the last pass; `subject` is a frontend, an address, a Service key, or an unread phase."""
 
     subject: str
     reason: str
@@ -141,9 +141,6 @@ class Counters(Struct, frozen=True, gc=False):
     accepted: int = 0
 
 
-Failures = Mapping[Frontend | Ip | Key, Failure]
-
-
 def compute_report(
     daemon: DaemonStatus,
     snapshot: Snapshot,
@@ -188,20 +185,35 @@ def decode_report(octets: bytes) -> StatusReport:
 def _compute_pass(last: PassReport | None) -> PassStatus | None:
     if last is None:
         return None
-    failures = sorted(
-        (
-            FailureLine(str(what), failure.reason, printable(failure.message), failure.severity is Severity.PERMANENT)
-            for what, failure in last.failures.items()
-        ),
-        key=lambda line: line.subject,
-    )
+    lines = [_failure_line(str(what), failure) for what, failure in last.failures.items()]
+    lines += [_failure_line(f"phase {phase.lower()}", failure) for phase, failure in last.unread.items()]
     return PassStatus(
         number=last.number,
         finished=last.finished,
         duration_seconds=last.duration_seconds,
         changes=last.changes,
-        failures=tuple(failures),
+        failures=tuple(sorted(lines, key=lambda line: line.subject)),
     )
+
+
+def _failure_line(subject: str, failure: Failure) -> FailureLine:
+    permanent = failure.severity is Severity.PERMANENT
+    return FailureLine(printable(subject), failure.reason, printable(failure.message), permanent)
+
+
+def _find_block(snapshot: Snapshot, key: Key, last: PassReport) -> Failure | None:
+    """Find what keeps, or may keep, everything of this Service from being served.
+
+    A Service without our claim goes no further than the claim. One that has it is served on while the API is away: its
+    failure is one of publishing.
+    """
+    for phase in _LOCAL_PHASES:
+        if phase in last.unread:
+            return last.unread[phase]
+    service = snapshot.services.get(key)
+    if service is not None and service.has_finalizer:
+        return None
+    return last.failures.get(key) or last.unread.get("CLAIM")
 
 
 def _compute_service(
@@ -212,7 +224,8 @@ def _compute_service(
     counters: Mapping[Frontend, Counters],
 ) -> ServiceStatus:
     failures: Failures = last_pass.failures if last_pass is not None else {}
-    ports = _compute_ports(decision, failures, passed=last_pass is not None)
+    block = _find_block(snapshot, decision.service, last_pass) if last_pass is not None else None
+    ports = _compute_ports(decision, failures, block, passed=last_pass is not None)
     up, total = _count_backends(snapshot, decision)
     counted = [counters[frontend] for frontend, _ in decision.forwards if frontend in counters]
     serving = any(port.serving for port in ports)
@@ -227,15 +240,17 @@ def _compute_service(
         backends_total=total,
         connections_active=sum(c.active for c in counted),
         connections_accepted=sum(c.accepted for c in counted),
-        reasons=_compute_reasons(decision, failures),
+        reasons=_compute_reasons(decision, failures, block),
     )
 
 
-def _compute_ports(decision: Decision, failures: Failures, *, passed: bool) -> tuple[PortStatus, ...]:
+def _compute_ports(
+    decision: Decision, failures: Failures, block: Failure | None, *, passed: bool
+) -> tuple[PortStatus, ...]:
     """Build one line for each frontend that is wanted, then one for each that is refused by itself."""
     ports: dict[Frontend, PortStatus] = {}
     for frontend, _ in decision.forwards:
-        failure = failures.get(frontend) or failures.get(frontend.address)
+        failure = failures.get(frontend) or failures.get(frontend.address) or block
         ports[frontend] = _port(frontend, failure.reason if failure else "", serving=passed and failure is None)
     for refusal in decision.refusals:
         if refusal.frontend is not None:
@@ -257,7 +272,7 @@ def _select_state(decision: Decision, ports: Iterable[PortStatus], *, failed: bo
     return ServiceState.PENDING
 
 
-def _compute_reasons(decision: Decision, failures: Failures) -> tuple[ReasonLine, ...]:
+def _compute_reasons(decision: Decision, failures: Failures, block: Failure | None) -> tuple[ReasonLine, ...]:
     subjects: list[Frontend | Ip | Key] = [decision.service, *decision.addresses]
     subjects += [frontend for frontend, _ in decision.forwards]
     lines = [ReasonLine(r.reason, printable(r.message)) for r in decision.refusals]
@@ -266,6 +281,8 @@ def _compute_reasons(decision: Decision, failures: Failures) -> tuple[ReasonLine
         for subject in subjects
         if subject in failures
     ]
+    if block is not None and block is not failures.get(decision.service):
+        lines.append(ReasonLine(block.reason, printable(block.message)))
     lines += [ReasonLine(n.reason, printable(n.message)) for n in decision.notices]
     return tuple(dict.fromkeys(lines))
 
@@ -276,9 +293,6 @@ def _count_backends(snapshot: Snapshot, decision: Decision) -> tuple[int, int]:
     slices = snapshot.slices.get(decision.service, ())
     endpoints = {endpoint.address for piece in slices for endpoint in piece.endpoints}
     return len(up), len(endpoints | up) if up <= endpoints else len(up)
-
-
-# --- plan, check -----------------------------------------------------------------------------------------------------
 
 
 class Verb(StrEnum):

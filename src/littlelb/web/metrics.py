@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from littlelb.core.interfaces import Phase
 from littlelb.core.model import Frontend
 from littlelb.core.plan import PassReport
 from littlelb.core.report import ServiceState, ServiceStatus, StatusReport
@@ -34,8 +35,8 @@ class Metrics:
         self._failures = Counter(
             "littlelb_failures", "Failures of passes, by what failed.", ["phase"], registry=self._registry
         )
-        for phase in ("forward", "address", "publish"):
-            self._failures.labels(phase)
+        for phase in Phase:
+            self._failures.labels(phase.name.lower())
 
     def observe_pass(self, report: PassReport) -> None:
         """Count one pass."""
@@ -44,6 +45,8 @@ class Metrics:
         self._seconds.observe(report.duration_seconds)
         for what in report.failures:
             self._failures.labels(_phase(what)).inc()
+        for phase in report.unread:
+            self._failures.labels(phase.lower()).inc()
 
     def render(self, report: StatusReport) -> bytes:
         """Render all metrics as `CONTENT_TYPE`. May be called in another thread."""

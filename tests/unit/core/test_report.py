@@ -21,6 +21,7 @@ from littlelb.core.model import (
     Protocol,
     Reason,
     Refusal,
+    Service,
 )
 from littlelb.core.plan import Failure, PassReport, Severity
 from littlelb.core.report import (
@@ -73,6 +74,8 @@ def status(
     counters: dict[Frontend, Counters] | None = None,
     *,
     passed: bool = True,
+    claimed: bool = True,
+    unread: dict[str, Failure] | None = None,
     endpoints: tuple[Ip, ...] = (),
 ) -> ServiceStatus:
     """Compute the report of one Service."""
@@ -83,8 +86,9 @@ def status(
         family=Family.IPV4,
         endpoints=tuple(Endpoint(address) for address in endpoints),
     )
-    snapshot = Snapshot(settings=Settings(), host=HostFacts("eth0"), slices={KEY: (piece,)})
-    last = PassReport(4, 100.0, 0.5, 2, failures or {}) if passed else None
+    web = Service(namespace="default", name="web", has_finalizer=claimed)
+    snapshot = Snapshot(settings=Settings(), host=HostFacts("eth0"), services={KEY: web}, slices={KEY: (piece,)})
+    last = PassReport(4, 100.0, 0.5, 2, failures or {}, unread or {}) if passed else None
     desired = DesiredState(decisions={KEY: decision})
     (service,) = compute_report(DAEMON, snapshot, desired, last, counters or {}).services
     return service
@@ -143,11 +147,34 @@ def test_failure_of_frontend_or_address(subject: Frontend | Ip) -> None:
     assert service.reasons == (ReasonLine("Failed", f"{subject}: EBUSY; tried again"),)
 
 
-def test_failure_of_the_service_itself() -> None:
-    """A Service whose status cannot be written is served, but not wholly."""
+@pytest.mark.parametrize(("claimed", "state"), [(True, ServiceState.PARTIAL), (False, ServiceState.PENDING)])
+def test_failure_of_the_service_itself(claimed: bool, state: ServiceState) -> None:
+    """A Service that cannot be published is served, but not wholly; one that cannot be claimed is not served."""
     decision = Decision(KEY, "u", forwards=((HTTP, forward(POD)),))
-    service = status(decision, {KEY: Failure("NotPermitted", "give the role")})
-    assert (service.state, service.holder) == (ServiceState.PARTIAL, "lb-1")
+    service = status(decision, {KEY: Failure("NotPermitted", "give the role")}, claimed=claimed)
+    assert service.state is state
+    assert service.holder == ("lb-1" if claimed else "")
+    assert service.reasons == (ReasonLine("NotPermitted", "default/web: give the role"),)
+
+
+@pytest.mark.parametrize(
+    ("phase", "claimed", "state"),
+    [
+        ("FORWARD", True, ServiceState.PENDING),
+        ("ADDRESS", True, ServiceState.PENDING),
+        ("ANNOUNCE", True, ServiceState.PENDING),
+        ("CLAIM", False, ServiceState.PENDING),
+        ("CLAIM", True, ServiceState.SERVING),
+        ("PUBLISH", True, ServiceState.SERVING),
+    ],
+)
+def test_phases_that_could_not_be_read(phase: str, claimed: bool, state: ServiceState) -> None:
+    """Where this machine cannot be read nothing is claimed to be served; an API that is away changes nothing."""
+    decision = Decision(KEY, "u", forwards=((HTTP, forward(POD)),))
+    service = status(decision, unread={phase: Failure("Failed", "netlink: EPERM")}, claimed=claimed)
+    assert service.state is state
+    said = (ReasonLine("Failed", "netlink: EPERM"),)
+    assert service.reasons == (said if state is ServiceState.PENDING else ())
 
 
 def test_notices_are_shown_and_change_no_state() -> None:
@@ -178,6 +205,8 @@ def test_unready() -> None:
     assert unready(DAEMON, None) == ("synced, but the first pass is not finished",)
     assert unready(DAEMON, PassReport(1, 1.0, 0.1, 0)) == ()
     assert unready(DAEMON, PassReport(1, 1.0, 0.1, 0, failures)) == ("203.0.113.7: run as root",)
+    unread = {"FORWARD": Failure("Failed", "no nft", Severity.PERMANENT)}
+    assert unready(DAEMON, PassReport(1, 1.0, 0.1, 0, {}, unread)) == ("phase forward: no nft",)
 
 
 def test_json_round_trip() -> None:

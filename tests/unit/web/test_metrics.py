@@ -44,7 +44,7 @@ def test_passes_are_counted(report: StatusReport) -> None:
     metrics = Metrics()
     vip = ip_address("203.0.113.7")
     failure = Failure("Failed", "EBUSY")
-    metrics.observe_pass(PassReport(1, 1.0, 0.02, 3))
+    metrics.observe_pass(PassReport(1, 1.0, 0.02, 3, {}, {"FORWARD": failure}))
     metrics.observe_pass(
         PassReport(2, 2.0, 0.02, 1, {Frontend(vip, Protocol.TCP, 80): failure, vip: failure, "default/web": failure})
     )
@@ -52,7 +52,12 @@ def test_passes_are_counted(report: StatusReport) -> None:
     assert seen["littlelb_passes_total", ()] == 2
     assert seen["littlelb_changes_total", ()] == 4
     assert seen["littlelb_pass_duration_seconds_count", ()] == 2
-    assert [seen["littlelb_failures_total", (phase,)] for phase in ("forward", "address", "publish")] == [1, 1, 1]
+    assert [seen["littlelb_failures_total", (phase,)] for phase in ("forward", "address", "publish", "claim")] == [
+        2,
+        1,
+        1,
+        0,
+    ]
 
 
 def test_cardinality(report: StatusReport) -> None:
