@@ -17,33 +17,22 @@ from typing import Self
 
 from littlelb.core.errors import Permanent
 
-_LOCK = "\0littlelb"
 _UNIX_SOCKETS = Path("/proc/thread-self/net/unix")
-_HOLDER = re.compile(r"@littlelb pid=(\d+) since=(\d+)$")
 
 
 class InstanceLock:
     """Held from `with` to its end. Raises `Permanent`, naming the holder, where somebody else has it."""
 
-    def __init__(self, now: Callable[[], float], read_sockets: Callable[[], str] = _UNIX_SOCKETS.read_text) -> None:
-        """`now`: seconds since the epoch; `read_sockets`: the list of Unix sockets of this network namespace."""
+    def __init__(self, now: Callable[[], float], *, name: str = "littlelb") -> None:
+        """`now`: seconds since the epoch; `name`: of the lock, without the @."""
         self._now = now
-        self._read_sockets = read_sockets
+        self._name = name
         self._sockets: list[socket.socket] = []
 
     def __enter__(self) -> Self:
-        lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        try:
-            lock.bind(_LOCK)
-        except OSError as error:
-            lock.close()
-            holder = name_holder(self._read_sockets(), self._now())
-            raise Permanent(f"another loadbalancer{holder} already runs in this network namespace") from error
-        self._sockets.append(lock)
-        sign = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        self._sockets.append(sign)
-        with suppress(OSError):  # only its name counts, and without it the lock holds all the same
-            sign.bind(f"\0littlelb pid={os.getpid()} since={int(self._now())}")
+        self._bind(self._name)
+        with suppress(Permanent):  # only its name counts, and without it the lock holds all the same
+            self._bind(f"{self._name} pid={os.getpid()} since={int(self._now())}")
         return self
 
     def __exit__(
@@ -52,14 +41,25 @@ class InstanceLock:
         while self._sockets:
             self._sockets.pop().close()
 
+    def _bind(self, name: str) -> None:
+        bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        try:
+            bound.bind(f"\0{name}")
+        except OSError as error:
+            bound.close()
+            holder = name_holder(self._name, _UNIX_SOCKETS.read_text(), self._now())
+            raise Permanent(f"another loadbalancer{holder} already runs in this network namespace") from error
+        self._sockets.append(bound)
 
-def name_holder(sockets: str, now: float) -> str:
+
+def name_holder(name: str, sockets: str, now: float) -> str:
     """Find the holder in the text of /proc/net/unix: ` (pid 812, since 10:02:11)`, local time; empty: unknown.
 
     The pid is the one in the holder's own process namespace. The date is named unless it is today.
     """
+    sign = re.compile(rf"@{re.escape(name)} pid=(\d+) since=(\d+)$")
     for line in sockets.splitlines():
-        found = _HOLDER.search(line)
+        found = sign.search(line)
         if found is not None:
             since, today = (datetime.fromtimestamp(seconds, UTC).astimezone() for seconds in (int(found[2]), now))
             moment = f"{since:%H:%M:%S}" if since.date() == today.date() else f"{since:%Y-%m-%d %H:%M:%S}"

@@ -16,7 +16,7 @@ from littlelb.core.plan import Changes, Severity, diff
 from littlelb.core.state import DesiredState
 from littlelb.host.address import ALTERED, AddressTarget, explain
 from littlelb.host.netlink import Address, Link
-from tests.unit.host import conftest
+from littlelb.testing.fake_kernel import ETH0, ETH1, FakeKernel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +50,7 @@ async def make_so(target: AddressTarget, wanted: "Mapping[Ip, Placement]") -> di
     return {ip: failure.message for ip, failure in failures.items()}
 
 
-async def test_held_observed_and_removed(kernel: conftest.Kernel) -> None:
+async def test_held_observed_and_removed(kernel: FakeKernel) -> None:
     """What was applied is what the kernel has, belief agrees, and nothing is left when nothing is wanted."""
     lan = Lan()
     target = AddressTarget(kernel, lan)
@@ -67,7 +67,7 @@ async def test_held_observed_and_removed(kernel: conftest.Kernel) -> None:
     assert not target.expects(ONE)
 
 
-async def test_conflict_stops_only_the_address_at_fault(kernel: conftest.Kernel) -> None:
+async def test_conflict_stops_only_the_address_at_fault(kernel: FakeKernel) -> None:
     """All additions are asked for at once; the taken one names the MAC, is tried again, and served once it is free."""
     lan = Lan({ONE: "02:00:5e:00:53:99"})
     target = AddressTarget(kernel, lan)
@@ -80,7 +80,7 @@ async def test_conflict_stops_only_the_address_at_fault(kernel: conftest.Kernel)
     assert lan.asked == [frozenset({ONE, TWO}), frozenset({ONE})]
 
 
-async def test_repair_and_adoption_ask_nobody(kernel: conftest.Kernel) -> None:
+async def test_repair_and_adoption_ask_nobody(kernel: FakeKernel) -> None:
     """What we held, or found with our mark at the start, is put back unasked; after a removal it is asked for again."""
     kernel.addresses = [Address(ONE, 32, 2, marked=True, deprecated=True, prefix_route=False)]
     lan = Lan({ONE: "02:00:5e:00:53:99"})
@@ -93,7 +93,7 @@ async def test_repair_and_adoption_ask_nobody(kernel: conftest.Kernel) -> None:
     assert ONE in await make_so(target, on("eth0", ONE))
 
 
-async def test_foreign_address_is_used(kernel: conftest.Kernel) -> None:
+async def test_foreign_address_is_used(kernel: FakeKernel) -> None:
     """It reads as held as long as it is there, is never removed, and is replaced by ours when it goes."""
     theirs = Address(ONE, 24, 2, marked=False)
     kernel.addresses = [theirs]
@@ -113,7 +113,7 @@ async def test_foreign_address_is_used(kernel: conftest.Kernel) -> None:
 async def test_same_host_prefix_of_somebody_else() -> None:
     """An address that turns up between our look and our adding is theirs (EEXIST), not ours."""
 
-    class Hasty(conftest.Kernel):
+    class Hasty(FakeKernel):
         async def read_is_local(self, address: Ip) -> bool:  # noqa: ARG002  (it looks too early)
             return False
 
@@ -125,7 +125,7 @@ async def test_same_host_prefix_of_somebody_else() -> None:
     assert hasty.addresses == [theirs]
 
 
-async def test_changed_device_and_altered_flags(kernel: conftest.Kernel) -> None:
+async def test_changed_device_and_altered_flags(kernel: FakeKernel) -> None:
     """Addresses on a former device, on two devices, or without our flags read as altered and end up right."""
     ours = Address(ONE, 32, 3, marked=True, deprecated=True, prefix_route=False)
     kernel.addresses = [ours, replace(ours, address=TWO), replace(ours, address=TWO, index=2)]
@@ -137,7 +137,7 @@ async def test_changed_device_and_altered_flags(kernel: conftest.Kernel) -> None
     assert len(kernel.addresses) == 3
 
 
-async def test_many_are_looked_up_by_one_dump(kernel: conftest.Kernel) -> None:
+async def test_many_are_looked_up_by_one_dump(kernel: FakeKernel) -> None:
     """From a certain number on the table is read once instead of once for each."""
     many = on("eth0", *(IPv4Address("203.0.113.0") + n for n in range(1, 100)))
     kernel.addresses = [Address(ONE, 24, 2, marked=False)]
@@ -146,7 +146,7 @@ async def test_many_are_looked_up_by_one_dump(kernel: conftest.Kernel) -> None:
     assert lan.asked == [frozenset(many) - {ONE}]
 
 
-async def test_removing_the_gone_is_success_and_refusals_are_kept_apart(kernel: conftest.Kernel) -> None:
+async def test_removing_the_gone_is_success_and_refusals_are_kept_apart(kernel: FakeKernel) -> None:
     """A missing address counts as removed; a refused one fails by itself."""
     target = AddressTarget(kernel, Lan())
     await make_so(target, on("eth0", ONE, TWO, SIX))
@@ -160,7 +160,7 @@ async def test_removing_the_gone_is_success_and_refusals_are_kept_apart(kernel: 
     assert [entry.address for entry in kernel.addresses] == [SIX]
 
 
-async def test_missing_device(kernel: conftest.Kernel) -> None:
+async def test_missing_device(kernel: FakeKernel) -> None:
     """Nothing is asked or added on a device that does not exist; addresses on another one go on."""
     lan = Lan()
     failures = await make_so(AddressTarget(kernel, lan), on("eth9", ONE) | on("eth0", TWO))
@@ -168,7 +168,7 @@ async def test_missing_device(kernel: conftest.Kernel) -> None:
     assert lan.asked == [frozenset({TWO})]
 
 
-async def test_unreadable_kernel(kernel: conftest.Kernel) -> None:
+async def test_unreadable_kernel(kernel: FakeKernel) -> None:
     """Observing raises Transient; applying fails each address; renewing raises Transient."""
     target = AddressTarget(kernel, Lan())
     kernel.unreadable = errno.ENOBUFS
@@ -179,16 +179,16 @@ async def test_unreadable_kernel(kernel: conftest.Kernel) -> None:
     assert set(await target.apply(Changes(add=on("eth0", ONE)))) == {ONE}
 
 
-async def test_lifetime_is_renewed(kernel: conftest.Kernel) -> None:
+async def test_lifetime_is_renewed(kernel: FakeKernel) -> None:
     """With a finite lifetime every address of ours gets it again; those on a missing device are left out."""
     target = AddressTarget(kernel, Lan(), valid_seconds=30)
     await make_so(target, on("eth0", ONE) | on("eth1", TWO))
-    kernel.links.remove(conftest.ETH1)
+    kernel.links.remove(ETH1)
     await target.renew()
     assert kernel.renewed == [(ONE, 30)]
 
 
-async def test_clean_up_lists_and_removes_only_ours(kernel: conftest.Kernel) -> None:
+async def test_clean_up_lists_and_removes_only_ours(kernel: FakeKernel) -> None:
     """`remove_all` takes every marked address on any device; the dry run takes none."""
     theirs = Address(TWO, 24, 2, marked=False)
     kernel.addresses = [theirs, Address(ONE, 32, 3, marked=True), Address(SIX, 128, 9, marked=True)]
@@ -234,7 +234,7 @@ async def test_any_world_becomes_the_wanted_one(
     start: list[Address], first: dict[Ip, Placement], second: dict[Ip, Placement]
 ) -> None:
     """From any start, after one pass the next diff is empty; unmarked addresses stay untouched, ours do not stay."""
-    kernel = conftest.Kernel(addresses=start)
+    kernel = FakeKernel(addresses=start)
     target = AddressTarget(kernel, Lan())
     for wanted in (first, second, {}):
         assert await make_so(target, wanted) == {}
@@ -245,5 +245,5 @@ async def test_any_world_becomes_the_wanted_one(
 
 def test_links_are_values() -> None:
     """A device is known by all of its traits: one that was made again is another one."""
-    assert replace(conftest.ETH0, index=7) != conftest.ETH0
-    assert Link(2, "eth0", up=True, mac=conftest.ETH0.mac) == conftest.ETH0
+    assert replace(ETH0, index=7) != ETH0
+    assert Link(2, "eth0", up=True, mac=ETH0.mac) == ETH0

@@ -1,0 +1,124 @@
+"""One suite for the kernel's address table, run on the double and on the real kernel."""
+
+import asyncio
+import errno
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
+
+import pytest
+
+from littlelb.core.model import Ip
+from littlelb.host.address import AddressTable
+from littlelb.host.netlink import Address, Link, Netlink
+from littlelb.testing.fake_kernel import FakeKernel
+from littlelb.testing.lan import Lan, vip
+from littlelb.testing.netns import unavailable
+
+ADDRESSES = pytest.mark.parametrize("address", vip(7), ids=["IPv4", "IPv6"])
+Script = Callable[[AddressTable], Awaitable[None]]
+Play = Callable[[Script], None]
+
+
+def play_double(script: Script) -> None:
+    """Run it on the double."""
+
+    async def main() -> None:
+        await script(FakeKernel())
+
+    asyncio.run(main())
+
+
+def play_real(script: Script) -> None:
+    """Run it in a network namespace."""
+    reason = unavailable()
+    if reason is not None:
+        pytest.skip(reason)
+
+    async def main() -> None:
+        async with Netlink() as netlink:
+            await script(netlink)
+
+    with Lan(clients=0, backends=0) as lan:
+        lan.balancer.call(lambda: asyncio.run(main()))
+
+
+@pytest.fixture(params=[play_double, pytest.param(play_real, marks=pytest.mark.lab)], ids=["double", "real"])
+def play(request: pytest.FixtureRequest) -> Play:
+    """One of the two."""
+    chosen: Play = request.param
+    return chosen
+
+
+async def eth0(table: AddressTable) -> Link:
+    """Return the link device."""
+    return next(link for link in await table.read_links() if link.name == "eth0")
+
+
+async def marked(table: AddressTable) -> list[Address]:
+    """Return what bears our mark."""
+    return [entry for entry in await table.read_addresses() if entry.marked]
+
+
+async def until_local(table: AddressTable, address: Ip) -> None:
+    """Wait for the address to be local: the kernel makes the route of an IPv6 address a little later."""
+    async with asyncio.timeout(10):
+        while not await table.read_is_local(address):
+            await asyncio.sleep(0.001)
+
+
+@ADDRESSES
+def test_added_address_reads_as_ours(play: Play, address: Ip) -> None:
+    """It is marked, deprecated, usable at once, without a prefix route, local; and gone when removed."""
+
+    async def script(table: AddressTable) -> None:
+        link = await eth0(table)
+        assert not await table.read_is_local(address)
+        await table.add(address, address.max_prefixlen, link)
+        assert await marked(table) == [
+            Address(*(address, address.max_prefixlen, link.index), marked=True, deprecated=True, prefix_route=False)
+        ]
+        await until_local(table, address)
+        await table.add(address, address.max_prefixlen, link, 3600, renew=True)
+        (found,) = await marked(table)
+        await table.remove(found)
+        assert await marked(table) == []
+        assert not await table.read_is_local(address)
+
+    play(script)
+
+
+@ADDRESSES
+def test_refusals(play: Play, address: Ip) -> None:
+    """EEXIST for a second adding, EADDRNOTAVAIL for a second removal, ENODEV for a device that is gone."""
+
+    async def script(table: AddressTable) -> None:
+        link = await eth0(table)
+        await table.add(address, address.max_prefixlen, link)
+        with pytest.raises(FileExistsError):
+            await table.add(address, address.max_prefixlen, link)
+        (found,) = await marked(table)
+        await table.remove(found)
+        with pytest.raises(OSError, match="assign") as refusal:
+            await table.remove(found)
+        assert refusal.value.errno == errno.EADDRNOTAVAIL
+        with pytest.raises(OSError, match="No such device") as refusal:
+            await table.add(address, address.max_prefixlen, Link(999, "gone0", up=True, mac=b""))
+        assert refusal.value.errno == errno.ENODEV
+
+    play(script)
+
+
+def test_same_address_on_two_devices(play: Play) -> None:
+    """Each device may have it; one is removed without the other."""
+    address = ip_address("203.0.113.7")
+
+    async def script(table: AddressTable) -> None:
+        links = {link.name: link for link in await table.read_links()}
+        for name in ("eth0", "eth1"):
+            await table.add(address, 32, links[name])
+        first, second = await marked(table)
+        await table.remove(first)
+        assert await marked(table) == [second]
+        assert await table.read_is_local(address)
+
+    play(script)
