@@ -61,6 +61,14 @@ class Loop:
         self._full = True
         self._woken.set()
 
+    def heard_outcome(self, failed: bool) -> None:
+        """Something that was done beside the passes failed, and is to be tried again later; or was made good."""
+        if not failed:
+            self.hint()
+            return
+        self._retry_later()
+        self._woken.set()
+
     def stuck_for(self) -> float:
         """Seconds since the running pass began; 0 between passes."""
         return 0.0 if self._busy_since is None else self._clock.monotonic() - self._busy_since
@@ -123,8 +131,13 @@ class Loop:
             if failure.reason == Reason.ADDRESS_CONFLICT and not isinstance(subject, str | Frontend):
                 self._conflicts[subject] = now + self._timings.conflict_retry
         if report.failed:
-            self._next_full = now + self._retry_seconds
-            self._retry_seconds = min(self._timings.last_retry, self._retry_seconds * 2)
+            if report.changes:
+                self._retry_seconds = self._timings.first_retry
+            self._retry_later()
         elif full:
             self._next_full = now + self._timings.resync_interval
             self._retry_seconds = self._timings.first_retry
+
+    def _retry_later(self) -> None:
+        self._next_full = self._clock.monotonic() + self._retry_seconds
+        self._retry_seconds = min(self._timings.last_retry, self._retry_seconds * 2)

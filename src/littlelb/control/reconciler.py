@@ -8,7 +8,7 @@ and at every resync) reads the world and compares everything.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import structlog
@@ -62,6 +62,10 @@ class Reconciler:
         self._shown = DesiredState()
         self._linger = Linger()
         self._number = 0
+
+    def join(self, targets: Sequence[AnyTarget]) -> None:
+        """Work with further targets from the next pass on, which is to be a full one."""
+        self._targets = sorted([*self._targets, *targets], key=lambda target: target.phase)
 
     @property
     def state(self) -> DesiredState:
@@ -183,7 +187,8 @@ class Reconciler:
         if not got:
             return None
         old = self._store.grants.get(key)
-        return Grant(got, old.since if old is not None else self._clock.now())
+        grant = Grant(got, self._clock.now())
+        return replace(grant, since=old.since) if old is not None and grant.addresses <= old.addresses else grant
 
     def _moved(self, key: Key, state: DesiredState, grants: Mapping[Key, Grant | None]) -> bool:
         """Has it just got what it waited for? Then what it kept meanwhile can go."""

@@ -41,6 +41,11 @@ class Shelf(Generic[T]):
         self._changed = changed
         self._listed = listed
 
+    @property
+    def items(self) -> Mapping[str, T]:
+        """The objects as they are now, by key; only to be looked at."""
+        return self._items
+
     def share(self) -> Mapping[str, T]:
         """Give the objects to a snapshot; the next write makes a copy."""
         self._shared = True
@@ -114,6 +119,13 @@ class Store:
         """Take all that is known, and start counting what is new from here."""
         dirty = Dirty(frozenset(self._dirty_services), frozenset(self._dirty_endpoints), self._everything)
         self._dirty_services, self._dirty_endpoints, self._everything = set(), set(), False
+        return self._view(dirty)
+
+    def peek(self) -> Snapshot:
+        """Look at all that is known, without counting it as seen."""
+        return self._view(Dirty())
+
+    def _view(self, dirty: Dirty) -> Snapshot:
         self._slices_shared = True
         return Snapshot(
             settings=self._settings,

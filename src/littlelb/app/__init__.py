@@ -1,0 +1,27 @@
+"""Builds everything from the configuration and runs it; the only room that knows every adapter."""
+
+import asyncio
+
+from littlelb.app import daemon, inspection
+from littlelb.config import Config
+from littlelb.core.report import Finding, PlanDocument
+
+
+def run(config: Config) -> int:
+    """Be the daemon; return the exit code."""
+    return asyncio.run(daemon.run(config))
+
+
+def plan(config: Config) -> PlanDocument:
+    """Compute what `run` would change, and write nothing."""
+    return asyncio.run(inspection.plan(config))
+
+
+def check(config: Config) -> list[Finding]:
+    """Look at permissions, kernel and network."""
+    return asyncio.run(inspection.check(config))
+
+
+def cleanup(config: Config, *, dry_run: bool) -> list[str]:
+    """Remove everything that bears our mark; return a line for each thing."""
+    return asyncio.run(inspection.cleanup(config, dry_run=dry_run))

@@ -1,0 +1,219 @@
+"""The daemon's life: lock, build, run until a signal, then withdraw or leave everything for the next start.
+
+start ─► adopt workers ─► sources heard (or the state file after 5 s) ─► loop … ─► signal ─► withdraw | keep ─► 0
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Coroutine, Mapping
+from typing import Any
+
+import structlog
+
+from littlelb import __version__
+from littlelb.app.clock import SystemClock
+from littlelb.app.parts import Parts, build_parts
+from littlelb.app.reports import Reporter
+from littlelb.app.signals import Stop, StopSignals
+from littlelb.config import Config, OnExit
+from littlelb.core.errors import ConfigError
+from littlelb.host.instance import InstanceLock
+from littlelb.host.netlink import Netlink
+from littlelb.web.metrics import Metrics
+from littlelb.web.routes import Views, build_private_app, build_public_app
+from littlelb.web.server import serve_tcp, serve_unix
+
+PATIENCE_SECONDS = 5.0
+"""How long the API server may take to list everything before the state file is used."""
+WITHDRAW_SECONDS = 8.0
+"""What a withdrawal may take beside the drain."""
+SAVE_SECONDS = 5.0
+COUNT_SECONDS = 5.0
+PROGRESS_SECONDS = 2.0
+CONFIG_SECONDS = 2.0
+STUCK_SECONDS = 120.0
+log = structlog.get_logger(__name__)
+
+
+async def run(config: Config) -> int:
+    """Be the daemon until a signal says otherwise; the exit code. Raises `ConfigError`, `Permanent`, `Transient`."""
+    clock = SystemClock()
+    with InstanceLock(clock.now):
+        async with Netlink() as netlink:
+            signals = StopSignals(asyncio.get_running_loop())
+            parts = await build_parts(config, clock, netlink)
+            log.info("daemon.started", version=__version__, pid=os.getpid(), device=config.linkdevice)
+            daemon = Daemon(config, parts, clock)
+            try:
+                stop = await daemon.run(signals)
+            finally:
+                await parts.close()
+            log.info("daemon.ended", by=stop.value)
+            return 0
+
+
+class Daemon:
+    """The tasks, and what becomes of them."""
+
+    def __init__(self, config: Config, parts: Parts, clock: SystemClock) -> None:
+        """Start nothing yet."""
+        self._config, self._parts, self._clock = config, parts, clock
+        self._reporter = Reporter(config, parts, clock)
+        self._metrics = Metrics()
+        parts.on_pass.append(self._reporter.take)
+        parts.on_pass.append(lambda result: self._metrics.observe_pass(result.report))
+
+    async def run(self, signals: StopSignals) -> Stop:
+        """Work until a signal, then go in order."""
+        parts = self._parts
+        await parts.plane.start()
+        outer: dict[str, Coroutine[Any, Any, None]] = {"pipe workers": parts.plane.run(), **self._writers()}
+        inner = self._workers()
+        async with asyncio.TaskGroup() as writers:
+            writing = [writers.create_task(_forever(name, work), name=name) for name, work in outer.items()]
+            async with asyncio.TaskGroup() as group:
+                working = [group.create_task(_forever(name, work), name=name) for name, work in inner.items()]
+                stop = await signals.wait()
+                _cancel(working)
+            await self._leave(stop)
+            _cancel(writing)
+        return stop
+
+    def _workers(self) -> Mapping[str, Coroutine[Any, Any, None]]:
+        """Everything that ends before the withdrawal."""
+        parts, config = self._parts, self._config
+        views = Views(self._reporter.report, self._metrics.render, self._stuck)
+        tasks = {
+            **parts.source.tasks(),
+            "host facts": parts.monitor.run(),
+            "loop": parts.loop.run(),
+            "first sync": self._await_source(),
+            "state file": self._save(),
+            "counters": self._count(),
+            "settings": self._follow_settings(),
+            "status socket": serve_unix(build_private_app(views), config.run_dir, self._clock),
+        }
+        if config.listen is not None:
+            names = frozenset({os.uname().nodename})
+            public = build_public_app(views, names)
+            tasks["status page"] = serve_tcp(public, config.listen.host, config.listen.port, self._clock)
+        return tasks
+
+    def _writers(self) -> Mapping[str, Coroutine[Any, Any, None]]:
+        """Everything that is still needed while the withdrawal runs."""
+        speech = self._parts.speech
+        if speech is None:
+            return {}
+        return {"events": speech.recorder.run(), "status writer": speech.publish.run()}
+
+    def _stuck(self) -> str:
+        seconds = self._parts.loop.stuck_for()
+        return f"the loop has been in one pass for {seconds:.0f} s" if seconds > STUCK_SECONDS else ""
+
+    async def _leave(self, stop: Stop) -> None:
+        """Withdraw everything, or leave everything as it is."""
+        parts = self._parts
+        keep = stop is Stop.KEEP or (self._config.on_exit is OnExit.KEEP and stop is Stop.TERMINATE)
+        parts.state_file.write(parts.encode_state(self._clock.now()))
+        if keep:
+            log.info("daemon.keeps", effect="addresses, listeners and connections stay for the next start")
+            await parts.plane.stop(keep=True)
+            return
+        drain = max((f.withdraw_seconds for f in parts.reconciler.state.forwards.values()), default=0)
+        log.info("daemon.withdraws", drain_seconds=drain)
+        try:
+            async with asyncio.timeout(drain + WITHDRAW_SECONDS):
+                await parts.loop.withdraw()
+                if parts.speech is not None:
+                    await parts.speech.publish.flush(WITHDRAW_SECONDS / 2)
+                    await parts.loop.withdraw()
+                    await parts.speech.recorder.flush(1.0)
+        except TimeoutError:
+            log.warning("daemon.withdrawal_cut", remedy="what is left is removed by the next start, or by cleanup")
+        await parts.plane.stop(keep=False)
+        parts.state_file.write(parts.encode_state(self._clock.now()))
+
+    # --- tasks -------------------------------------------------------------------------------------------------------
+
+    async def _await_source(self) -> None:
+        """Show the progress of the first sync; after a while serve what the state file knows."""
+        parts, started, shown = self._parts, self._clock.monotonic(), self._clock.monotonic()
+        while not parts.source.synced:
+            await self._clock.sleep(0.05)
+            now = self._clock.monotonic()
+            if now - started > PATIENCE_SECONDS and parts.recall_world():
+                started = float("inf")
+            if now - shown > PROGRESS_SECONDS:
+                shown = now
+                counts = {progress.kind: progress.objects for progress in parts.source.progress}
+                log.info("source.syncing", source=parts.source.name, **counts)
+        log.info("source.synced", source=parts.source.name, seconds=round(self._clock.monotonic() - started, 2))
+        parts.join_api()
+        await asyncio.Event().wait()
+
+    async def _save(self) -> None:
+        """Write the state file when the world has changed, at most every few seconds."""
+        written = b""
+        while True:
+            await self._clock.sleep(SAVE_SECONDS)
+            if self._parts.source.synced and self._parts.changed_since_save():
+                content = self._parts.encode_state(self._clock.now())
+                if content != written:
+                    await asyncio.to_thread(self._parts.state_file.write, content)
+                    written = content
+
+    async def _count(self) -> None:
+        """Ask the workers how many connections there are."""
+        while True:
+            await self._reporter.count()
+            await self._clock.sleep(COUNT_SECONDS)
+
+    async def _follow_settings(self) -> None:
+        """Take a changed configuration file, or SIGHUP; a bad one leaves the old one in force."""
+        path, config = self._config.config, self._config
+        hangup = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)
+        stamp = _stamp(path)
+        while True:
+            try:
+                async with asyncio.timeout(CONFIG_SECONDS):
+                    await hangup.wait()
+            except TimeoutError:
+                if _stamp(path) == stamp:
+                    continue
+            hangup.clear()
+            stamp = _stamp(path)
+            config = self._reload(config)
+
+    def _reload(self, old: Config) -> Config:
+        try:
+            new = old.reload()
+        except ConfigError as error:
+            log.error("config.refused", errors=list(error.errors), effect="the settings before stay in force")
+            return old
+        log.info("config.reloaded", effect="what decisions depend on is in force; other settings need a restart")
+        self._parts.store.tell_settings(new.settings())
+        return new
+
+
+def _stamp(path: os.PathLike[str] | None) -> tuple[int, int] | None:
+    """When a file was last written; None where there is none."""
+    if path is None:
+        return None
+    try:
+        found = os.stat(path)  # noqa: PTH116  (a PathLike)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino
+
+
+def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+
+
+async def _forever(name: str, work: Coroutine[Any, Any, None]) -> None:
+    """A task that should run for ever and ends fails the process: the kernel's state stays."""
+    await work
+    raise RuntimeError(f"task {name} ended by itself")

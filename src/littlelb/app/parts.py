@@ -1,0 +1,233 @@
+"""All parts of the daemon, built and wired: the one place where a target meets the world and the loop."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from random import Random
+
+import structlog
+
+from littlelb.announce.probe import LanProber
+from littlelb.announce.target import AnnounceTarget
+from littlelb.app.clock import SystemClock
+from littlelb.app.sources import ApiParts, ApiServer, Folder, Source, connect, resolve_server
+from littlelb.config import Config
+from littlelb.control.loop import Loop
+from littlelb.control.reconciler import PassResult, Reconciler
+from littlelb.control.state_file import StateFile, Stored, encode_world
+from littlelb.control.store import Store
+from littlelb.core.model import Claim, Frontend, HostFacts, Ip, Publication, Service
+from littlelb.core.story import changed_keys, tell
+from littlelb.dataplane.pipe.crew import PipeSettings
+from littlelb.dataplane.pipe.plane import PipePlane
+from littlelb.host.address import AddressTarget
+from littlelb.host.facts import read_host_facts
+from littlelb.host.links import LinkMonitor, Reactions
+from littlelb.host.listeners import ListenerScan
+from littlelb.host.netlink import Netlink
+from littlelb.kube.claim import ClaimTarget
+from littlelb.kube.decode import decode_service
+from littlelb.kube.events import Desk, Recorder
+from littlelb.kube.status import PublishTarget
+from littlelb.kube.writes.budget import make_write_budget
+from littlelb.kube.writes.deferred import BoundedTarget, DeferredTarget
+from littlelb.kube.writes.service_writer import Cache, ServiceWriter
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Speech:
+    """What speaks to the API server: finalizers, status, Events."""
+
+    parts: ApiParts
+    claim: BoundedTarget[Claim]
+    publish: DeferredTarget[Publication]
+    recorder: Recorder
+
+
+@dataclass(slots=True)
+class Parts:
+    """The daemon's parts."""
+
+    config: Config
+    store: Store
+    reconciler: Reconciler
+    loop: Loop
+    plane: PipePlane
+    address: AddressTarget
+    announce: AnnounceTarget
+    monitor: LinkMonitor
+    source: Source
+    state_file: StateFile
+    stored: Stored | None
+    speech: Speech | None = None
+    on_pass: list[Callable[[PassResult], None]] = field(default_factory=list)
+    from_state_file: bool = False
+    saved_pass: int = 0
+
+    async def close(self) -> None:
+        """Close what has connections."""
+        if self.speech is not None:
+            await self.speech.parts.transport.close()
+
+    def recall_world(self) -> bool:
+        """Serve the last known world, as the source does not answer; True: done, or there is nothing to recall."""
+        if self.stored is None:
+            log.warning(
+                "source.silent", source=self.source.name, effect="there is no state file: nothing is served yet"
+            )
+            return True
+        stored, self.stored = self.stored, None
+        slices = (piece.restore() for piece in stored.slices)
+        self.store.recall(stored.services, slices, (node.restore() for node in stored.nodes))
+        self.from_state_file = True
+        log.warning(
+            "source.silent",
+            source=self.source.name,
+            effect="serving the last known world from the state file",
+            services=len(stored.services),
+            written=round(stored.written),
+        )
+        return True
+
+    def join_api(self) -> None:
+        """The source has answered: from now on finalizers and status are written too."""
+        self.from_state_file = False
+        self.stored = None
+        if self.speech is not None:
+            self.reconciler.join([self.speech.claim, self.speech.publish])
+        self.loop.hint()
+
+    def changed_since_save(self) -> bool:
+        """Was there a pass since the last time that this was asked?"""
+        number = self.loop.last.report.number if self.loop.last is not None else 0
+        changed, self.saved_pass = number != self.saved_pass, number
+        return changed
+
+    def encode_state(self, written: float) -> bytes:
+        """Encode the world and who holds what."""
+        return encode_world(self.store.peek(), self.store.grants, written)
+
+    def after_pass(self, result: PassResult) -> None:
+        """Tell the story, and everybody who wants to know."""
+        for happening in tell(result.before, result.after, changed_keys(result.before, result.after)):
+            warn = log.warning if happening.type == "Warning" else log.info
+            warn("service.event", service=happening.service, reason=happening.reason, note=happening.note)
+            service = self.store.services.items.get(happening.service)
+            if service is not None and self.speech is not None and not self.from_state_file:
+                self.speech.recorder.record(service, happening.type, happening.reason, happening.action, happening.note)
+        for listener in self.on_pass:
+            listener(result)
+
+
+class _Wires:
+    """Callbacks between parts that are built before the parts they call."""
+
+    def __init__(self) -> None:
+        self.parts: Parts | None = None
+
+    def wake(self) -> None:
+        """Something is new in the store."""
+        if self.parts is not None:
+            self.parts.loop.wake()
+
+    def hint(self) -> None:
+        """Somebody may have touched ours."""
+        if self.parts is not None:
+            self.parts.loop.hint()
+
+    def outcome(self, failed: bool) -> None:
+        """A deferred write failed, or was made good."""
+        if self.parts is not None:
+            self.parts.loop.heard_outcome(failed)
+
+    def after_pass(self, result: PassResult) -> None:
+        """A pass has ended."""
+        if self.parts is not None:
+            self.parts.after_pass(result)
+
+    def name_listener(self, frontend: Frontend) -> str:
+        """Name the process of this host that has a port."""
+        listeners = self.parts.store.host.listeners if self.parts is not None else ()
+        for one in listeners:
+            if (one.protocol, one.port) == (frontend.protocol, frontend.port) and one.address in (
+                None,
+                frontend.address,
+            ):
+                return one.process
+        return ""
+
+
+async def build_parts(config: Config, clock: SystemClock, netlink: Netlink) -> Parts:
+    """Build and wire; reads the host's facts and the state file. Raises `ConfigError`, `Transient`."""
+    wires = _Wires()
+    scan = ListenerScan(lambda: frozenset({os.getpid()}))
+    api = connect(config, clock) if config.kubernetes else None
+    servers = await resolve_server(api.server) if api is not None else frozenset()
+    facts = await read_host_facts(netlink, config.linkdevice, await scan())
+    store = Store(config.settings(), replace(facts, api_servers=servers), wires.wake)
+    pipe = PipeSettings(config.run_dir / "pipe", workers=config.pipe_workers, connect_seconds=config.connect_timeout)
+    plane = PipePlane(pipe, wires.name_listener, wires.hint)
+    address = AddressTarget(netlink, LanProber())
+    announce = AnnounceTarget()
+    reconciler = Reconciler(store, [plane, address, announce], clock)
+    reactions = Reactions(partial(_tell_host, store, servers), wires.hint, announce.forget, address.expects)
+    state_file = StateFile(config.state_dir)
+    stored = state_file.read()
+    if stored is not None:
+        store.tell_grants(stored.granted())
+    parts = Parts(
+        config=config,
+        store=store,
+        reconciler=reconciler,
+        loop=Loop(store, reconciler, clock, wires.after_pass),
+        plane=plane,
+        address=address,
+        announce=announce,
+        monitor=LinkMonitor(config.linkdevice, netlink, reactions, scan),
+        source=_source(config, api, store, clock),
+        state_file=state_file,
+        stored=stored if config.kubernetes else None,
+        speech=_speech(api, store, clock, wires) if api is not None else None,
+    )
+    wires.parts = parts
+    return parts
+
+
+def _tell_host(store: Store, servers: frozenset[Ip], facts: HostFacts) -> None:
+    store.tell_host(replace(facts, api_servers=servers))
+
+
+def _source(config: Config, api: ApiParts | None, store: Store, clock: SystemClock) -> Source:
+    if api is not None:
+        return ApiServer(api, store, clock)
+    assert config.manifests is not None  # noqa: S101  (config.py has checked it)
+    return Folder(config.manifests, store)
+
+
+def _speech(api: ApiParts, store: Store, clock: SystemClock, wires: _Wires) -> Speech:
+    """Build what writes to the API server."""
+    budget = make_write_budget(clock)
+    cache = Cache(lambda: store.services.items, partial(_told, store))
+    writer = ServiceWriter(api.api, budget, decode_service, cache)
+    desk = Desk(api.api, budget, clock, Random(), os.uname().nodename)  # noqa: S311  (names of Events)
+    publish = PublishTarget(writer, clock)
+    return Speech(
+        parts=api,
+        claim=BoundedTarget(ClaimTarget(writer), clock),
+        publish=DeferredTarget(publish, wires.outcome),
+        recorder=Recorder(desk),
+    )
+
+
+def _told(store: Store, service: Service) -> None:
+    """Take the answer to a write, unless the watch has told something newer already (KEP-5504: versions compare)."""
+    known = store.services.items.get(service.key)
+    if known is None or _version(known) < _version(service):
+        store.services.upsert(service)
+
+
+def _version(service: Service) -> int:
+    return int(service.resource_version) if service.resource_version.isdecimal() else 0
