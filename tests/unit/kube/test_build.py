@@ -23,6 +23,56 @@ from littlelb.core.model import (
 from littlelb.kube.build import build_node, build_service, build_slice, parse_ipv6
 from littlelb.kube.wire import WireNode, WireService, WireSlice
 
+WHOLE: dict[str, Any] = {
+    "metadata": {
+        "name": "web",
+        "namespace": "shop",
+        "uid": "u1",
+        "resourceVersion": "7",
+        "creationTimestamp": "2026-11-23T18:00:00Z",
+        "deletionTimestamp": "2026-11-23T19:00:00Z",
+        "finalizers": ["a.example/b", "service.kubernetes.io/load-balancer-cleanup"],
+        "annotations": {
+            "littlelb.io/drain-seconds": "5",
+            "metallb.universe.tf/loadBalancerIPs": "203.0.113.9",
+            "service.beta.kubernetes.io/load-balancer-source-ranges": "192.0.2.0/24",
+            "kubectl.kubernetes.io/last-applied-configuration": "{}",
+            "kube-vip.io/ignore": "true",
+        },
+    },
+    "spec": {
+        "type": "LoadBalancer",
+        "loadBalancerClass": "littlelb.io/littlelb",
+        "loadBalancerIP": "203.0.113.7",
+        "loadBalancerSourceRanges": [" 192.0.2.0/24 "],
+        "ports": [{"name": "dns", "port": 53, "protocol": "UDP", "nodePort": 30053}, {"port": 80}],
+        "clusterIP": "10.96.0.1",
+        "clusterIPs": ["10.96.0.1", "2001:db8::1"],
+        "externalIPs": ["203.0.113.8"],
+        "ipFamilies": ["IPv4", "IPv6"],
+        "sessionAffinity": "ClientIP",
+        "externalTrafficPolicy": "Local",
+        "publishNotReadyAddresses": True,
+    },
+    "status": {
+        "loadBalancer": {
+            "ingress": [
+                {
+                    "ip": "203.0.113.7",
+                    "ipMode": "VIP",
+                    "ports": [{"port": 53, "protocol": "UDP", "error": "littlelb.io/ProtocolNotSupported"}],
+                },
+                {"hostname": "lb.example.com"},
+            ]
+        },
+        "conditions": [
+            {"type": "littlelb.io/Served", "status": "True", "reason": "Served", "message": "ok"},
+            {"type": "LoadBalancerPortsError", "status": "True"},
+            {"type": "example.com/Other", "status": "True"},
+        ],
+    },
+}
+
 
 def service(**spec: Any) -> Service:
     """Build a Service with this spec."""
@@ -44,56 +94,7 @@ def node(labels: dict[str, str] | None = None, **parts: Any) -> Node:
 
 def test_a_whole_service_is_reduced_to_what_a_balancer_needs() -> None:
     """Every field of the model is read from its place in the API object."""
-    whole = {
-        "metadata": {
-            "name": "web",
-            "namespace": "shop",
-            "uid": "u1",
-            "resourceVersion": "7",
-            "creationTimestamp": "2026-11-23T18:00:00Z",
-            "deletionTimestamp": "2026-11-23T19:00:00Z",
-            "finalizers": ["a.example/b", "service.kubernetes.io/load-balancer-cleanup"],
-            "annotations": {
-                "littlelb.io/drain-seconds": "5",
-                "metallb.universe.tf/loadBalancerIPs": "203.0.113.9",
-                "service.beta.kubernetes.io/load-balancer-source-ranges": "192.0.2.0/24",
-                "kubectl.kubernetes.io/last-applied-configuration": "{}",
-                "kube-vip.io/ignore": "true",
-            },
-        },
-        "spec": {
-            "type": "LoadBalancer",
-            "loadBalancerClass": "littlelb.io/littlelb",
-            "loadBalancerIP": "203.0.113.7",
-            "loadBalancerSourceRanges": [" 192.0.2.0/24 "],
-            "ports": [{"name": "dns", "port": 53, "protocol": "UDP", "nodePort": 30053}, {"port": 80}],
-            "clusterIP": "10.96.0.1",
-            "clusterIPs": ["10.96.0.1", "2001:db8::1"],
-            "externalIPs": ["203.0.113.8"],
-            "ipFamilies": ["IPv4", "IPv6"],
-            "sessionAffinity": "ClientIP",
-            "externalTrafficPolicy": "Local",
-            "publishNotReadyAddresses": True,
-        },
-        "status": {
-            "loadBalancer": {
-                "ingress": [
-                    {
-                        "ip": "203.0.113.7",
-                        "ipMode": "VIP",
-                        "ports": [{"port": 53, "protocol": "UDP", "error": "littlelb.io/ProtocolNotSupported"}],
-                    },
-                    {"hostname": "lb.example.com"},
-                ]
-            },
-            "conditions": [
-                {"type": "littlelb.io/Served", "status": "True", "reason": "Served", "message": "ok"},
-                {"type": "LoadBalancerPortsError", "status": "True"},
-                {"type": "example.com/Other", "status": "True"},
-            ],
-        },
-    }
-    assert build_service(msgspec.convert(whole, WireService)) == Service(
+    assert build_service(msgspec.convert(WHOLE, WireService)) == Service(
         namespace="shop",
         name="web",
         uid="u1",
