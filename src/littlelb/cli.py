@@ -26,7 +26,7 @@ from littlelb.core.errors import ConfigError, WorldError
 from littlelb.core.report import Finding, Level, PlanDocument, StatusReport, decode_report, encode, printable
 from littlelb.goflags import OPTIONS, Option, Vocabulary, normalise_arguments, parse_bool
 from littlelb.log import configure_logging
-from littlelb.web.server import SOCKET_NAME
+from littlelb.web import SOCKET_NAME
 
 _SOCKET_SECONDS = 5.0
 _START = "start it: sudo loadbalancer run --linkdevice DEVICE"

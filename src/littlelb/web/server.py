@@ -18,10 +18,10 @@ import structlog
 from aiohttp import web
 
 from littlelb.core.interfaces import Clock
+from littlelb.web import SOCKET_NAME
 
 log = structlog.get_logger(__name__)
 
-SOCKET_NAME = "littlelb.sock"
 RETRY_SECONDS = 30.0
 _SHUTDOWN_SECONDS = 1.0
 """How long open requests may go on when the server ends."""

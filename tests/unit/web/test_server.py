@@ -13,7 +13,8 @@ import pytest
 import structlog
 from aiohttp import web
 
-from littlelb.web.server import RETRY_SECONDS, SOCKET_NAME, _explain, serve_tcp, serve_unix
+from littlelb.web import SOCKET_NAME
+from littlelb.web.server import RETRY_SECONDS, _explain, serve_tcp, serve_unix
 
 
 class StepClock:
@@ -60,7 +61,7 @@ async def running(serving: Coroutine[None, None, None], ready: Callable[[], bool
     task = asyncio.create_task(serving)
     try:
         async with asyncio.timeout(10):
-            while not ready() and not task.done():  # noqa: ASYNC110  (the state is in the kernel or in a log)
+            while not ready() and not task.done():
                 await asyncio.sleep(0.005)
         if task.done():
             task.result()
