@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 from kubernetes import client, config
-from tests.controlplane.certificates import Authority
 
 from littlelb.kube.credentials.choice import ApiCredentials, choose_credentials
 from littlelb.testing.clock import LoopClock
+from tests.controlplane.certificates import Authority
 
 V1 = "client.authentication.k8s.io/v1"
 V1BETA1 = "client.authentication.k8s.io/v1beta1"

@@ -27,7 +27,9 @@ QUEUE_LENGTH = 1_000
 SERIES_SECONDS = 600.0
 OBJECT_BURST = 25
 OBJECT_RATE_PER_SECOND = 1 / 300
-ATTEMPTS = 5
+PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0)
+"""Between the attempts to write one Event."""
+LONGEST_WISH_SECONDS = 30.0
 NOTE_BYTES = 1_024
 """The API counts bytes, though it says characters."""
 WORD_LENGTH = 128
@@ -192,22 +194,18 @@ class Recorder:
 
     async def _write(self, event: _Event) -> None:
         """Try a bounded number of times; one line in the log when it is given up."""
-        for attempt in range(ATTEMPTS):
+        for pause in (*PAUSES_SECONDS, None):
             await self._desk.budget.take()
             try:
                 await self._send(event)
-            except (NotFound, Invalid) as error:
-                return self._give_up(event, error)
-            except Transient as error:
-                if attempt == ATTEMPTS - 1:
-                    return self._give_up(event, error)
-                await self._desk.clock.sleep(max(2.0**attempt, min(error.retry_after_seconds or 0.0, 30.0)))
             except WorldError as error:
-                return self._give_up(event, error)
+                if pause is None or not _may_pass(error):
+                    self._give_up(event, error)
+                    return
+                await self._desk.clock.sleep(max(pause, _wish(error)))
             else:
                 self.tally.written += 1
-                return None
-        return None
+                return
 
     def _give_up(self, event: _Event, error: WorldError) -> None:
         self.tally.dropped += 1
@@ -238,6 +236,16 @@ class Recorder:
 
     def _series(self, count: int) -> dict[str, object]:
         return {"count": count, "lastObservedTime": render_micro_time(self._desk.clock.now())}
+
+
+def _may_pass(error: WorldError) -> bool:
+    """404 on creation is a namespace that is gone, 422 a text that will not become better."""
+    return isinstance(error, Transient) and not isinstance(error, NotFound | Invalid)
+
+
+def _wish(error: WorldError) -> float:
+    """Retry-After, within reason."""
+    return min(getattr(error, "retry_after_seconds", None) or 0.0, LONGEST_WISH_SECONDS)
 
 
 def render_micro_time(now: float) -> str:

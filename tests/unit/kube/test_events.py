@@ -167,3 +167,56 @@ async def test_hostile_texts_fit_and_do_not_move_a_terminals_cursor(world: World
     async with running(recorder):
         recorder.record(WEB, "Warning", "R" * 300, "A" * 300, "\u2028" * 3_000)
     assert len(stored(world)) == 1
+
+
+async def test_an_event_of_a_namespace_that_is_gone_is_dropped_at_once(world: World) -> None:
+    """The Service went with it."""
+    recorder = make(world)
+    async with running(recorder):
+        recorder.record(Service(namespace="gone", name="web", uid="u"), "Normal", "A", "Serve", "text")
+    assert (len(world.requests("POST")), recorder.tally.dropped) == (1, 1)
+
+
+async def test_an_answer_that_was_lost_makes_no_second_event(world: World) -> None:
+    """The connection broke after the server had taken it: 409 at the next attempt is success."""
+    recorder = make(world)
+    world.server.faults.add(Fault(method="POST", cut_after_bytes=0, times=1))
+    async with running(recorder):
+        recorder.record(WEB, "Normal", "A", "Serve", "text")
+    assert len(stored(world)) == 1
+    assert (recorder.tally.written, recorder.tally.dropped) == (1, 0)
+
+
+async def test_a_wish_of_the_server_is_obeyed(world: World) -> None:
+    """429 with Retry-After: the next attempt is not made before."""
+    recorder = make(world)
+    world.server.faults.add(Fault(method="POST", status=429, retry_after=20, times=1))
+    async with running(recorder):
+        recorder.record(WEB, "Normal", "A", "Serve", "text")
+    assert world.clock.elapsed == 20.0
+    assert len(stored(world)) == 1
+
+
+async def test_a_repeat_that_finds_the_queue_full_is_kept_in_the_count(world: World) -> None:
+    """It goes with the next one."""
+    recorder = make(world)
+    async with running(recorder):
+        recorder.record(WEB, "Normal", "A", "Serve", "text")
+        await recorder.flush(10.0)
+        for number in range(QUEUE_LENGTH):
+            recorder.record(Service(namespace="gone", name="s", uid=str(number)), "Normal", "A", "Serve", "text")
+        recorder.record(WEB, "Normal", "A", "Serve", "text")
+        await recorder.flush(10.0)
+        recorder.record(WEB, "Normal", "A", "Serve", "text")
+    assert stored(world)[0]["series"]["count"] == 3
+
+
+async def test_what_is_over_is_forgotten(world: World) -> None:
+    """Memory does not grow with every Service that ever was."""
+    recorder = make(world)
+    async with running(recorder):
+        for number in range(50):
+            recorder.record(Service(namespace="default", name="s", uid=str(number)), "Normal", "A", "Serve", "text")
+    world.clock.elapsed += 700
+    recorder.record(WEB, "Normal", "A", "Serve", "text")
+    assert (len(recorder._memory.events), len(recorder._memory.buckets)) == (1, 1)

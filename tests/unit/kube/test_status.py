@@ -213,6 +213,7 @@ async def test_another_writer_wins_after_three_flips_and_is_named(world: World, 
     failures = await target.apply(changes)
     assert (failures[KEY].reason, failures[KEY].severity) == ("ForeignWriter", Severity.PERMANENT)
     assert "other-lb" in failures[KEY].message
+    assert (await target.apply(changes))[KEY].reason == "ForeignWriter"
     assert world.raw()["status"]["loadBalancer"]["ingress"][0]["ip"] == "198.51.100.7"
     world.clock.elapsed += TRUCE_SECONDS
     assert await target.apply(changes) == {}
@@ -228,3 +229,17 @@ async def test_a_status_that_the_api_server_cleared_is_not_a_flip(world: World, 
         world.patch({"spec": {"type": "LoadBalancer"}}, "kubectl")
         assert world.sync().ingress == ()
     assert await target.apply(adding(shown(service))) == {}
+
+
+async def test_what_was_known_of_a_service_that_is_gone_is_forgotten(world: World, target: PublishTarget) -> None:
+    """Memory does not grow with every Service that ever was; a contest about one that is gone is over."""
+    service = world.create()
+    for _ in range(3):
+        await target.apply(adding(shown(service)))
+        world.foreign_ingress("198.51.100.7")
+        world.sync()
+    world.server.cluster.delete(Name("/services", "default", "web"))
+    assert await target.apply(adding(shown(service))) == {}
+    world.services.clear()
+    assert await target.observe(None) == {}
+    assert target._written == {}

@@ -1,5 +1,7 @@
 """Paces writes: a token bucket (burst at once, then so many a second), as client-go's flow control does it."""
 
+import asyncio
+
 from littlelb.core.interfaces import Clock
 
 WRITES_PER_SECOND = 20.0
@@ -35,8 +37,13 @@ class TokenBucket:
         """Take a token, waiting for it in turn."""
         self._fill()
         self._tokens -= 1
-        if self._tokens < 0:
+        if self._tokens >= 0:
+            return
+        try:
             await self._clock.sleep(-self._tokens / self._rate)
+        except asyncio.CancelledError:
+            self._tokens += 1  # who gave up waiting has written nothing
+            raise
 
     def set_pace(self, rate_per_second: float, burst: int) -> None:
         """Change the pace, and start full: at the end everything has to be cleared within seconds."""

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from littlelb.core.errors import ConfigError
 from littlelb.kube.credentials.choice import ApiCredentials, InCluster, choose_credentials
+from littlelb.kube.transport import Credentials
 from tests.controlplane.certificates import Authority
 from tests.unit.kube.conftest import StillClock
 
@@ -128,3 +130,54 @@ def test_an_unusable_certificate_is_told_at_the_start(write_config: WriteConfig,
     user = {"client-certificate-data": garbage, "client-key-data": garbage}
     with pytest.raises(ConfigError, match="client-certificate"):
         load(write_config(HTTPS, user), clock)
+
+
+async def test_a_token_file_is_read_again_after_a_401(
+    write_config: WriteConfig, tmp_path: Path, clock: StillClock
+) -> None:
+    """The transport calls `invalidate`, then `authorize`."""
+    (tmp_path / "t").write_text("first")
+    credentials: Credentials = load(write_config(HTTPS, {"tokenFile": "t"}), clock)
+    assert await credentials.authorize() == {"Authorization": "Bearer first"}
+    (tmp_path / "t").write_text("second")
+    credentials.invalidate()
+    assert await credentials.authorize() == {"Authorization": "Bearer second"}
+
+
+async def test_a_plugin_runs_again_after_a_401(write_config: WriteConfig, tmp_path: Path, clock: StillClock) -> None:
+    """Its credential may have been revoked before it expired."""
+    for name in ("first", "second"):
+        text = f'{{"apiVersion":"{V1}","kind":"ExecCredential","status":{{"token":"{name}"}}}}'
+        (tmp_path / f"{name}.json").write_text(text)
+    shutil.copy(tmp_path / "first.json", tmp_path / "now.json")
+    plugin = {"apiVersion": V1, "command": "cat", "args": [str(tmp_path / "now.json")]}
+    credentials = load(write_config(HTTPS, {"exec": plugin}), clock)
+    assert await credentials.authorize() == {"Authorization": "Bearer first"}
+    shutil.copy(tmp_path / "second.json", tmp_path / "now.json")
+    assert await credentials.authorize() == {"Authorization": "Bearer first"}
+    clock.elapsed = 60.0
+    credentials.invalidate()
+    assert await credentials.authorize() == {"Authorization": "Bearer second"}
+
+
+def test_a_server_that_is_not_verified_is_logged(write_config: WriteConfig, clock: StillClock) -> None:
+    """It is said at every start; and only the file can ask for it."""
+    with capture_logs() as logs:
+        load(write_config({**HTTPS, "insecure-skip-tls-verify": True}, {}), clock)
+    assert [(entry["event"], entry["log_level"]) for entry in logs] == [("credentials.insecure", "warning")]
+
+
+def test_a_ca_that_a_plugin_should_be_told_of_must_be_readable(write_config: WriteConfig, clock: StillClock) -> None:
+    """Missing files are told at the start, whoever would need them."""
+    plugin = {"apiVersion": V1, "command": "cat", "provideClusterInfo": True}
+    with pytest.raises(ConfigError, match=r"certificate-authority .*absent\.crt: cannot be read"):
+        load(write_config({**HTTPS, "certificate-authority": "absent.crt"}, {"exec": plugin}), clock)
+
+
+def test_an_ipv4_address_from_the_kubelet_needs_no_brackets(
+    tmp_path: Path, authority: Authority, clock: StillClock
+) -> None:
+    """Nor does a name."""
+    write_service_account(tmp_path, authority)
+    found = choose_credentials("", InCluster("198.51.100.1", "6443", tmp_path), "", clock, {})
+    assert found.server == "https://198.51.100.1:6443"

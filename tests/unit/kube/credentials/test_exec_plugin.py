@@ -55,6 +55,16 @@ async def test_arguments_environment_and_exec_info_reach_the_plugin(tmp_path: Pa
     assert '"server":"https://198.51.100.1:6443"' in seen
 
 
+def test_an_expiry_without_a_zone_is_utc_and_no_secret_is_shown() -> None:
+    """Some plugins leave the zone out; the text form of a credential holds nothing to steal."""
+    status = '{"token":"s3cret","expirationTimestamp":"2026-01-01T00:01:00"}'
+    printed = f'{{"apiVersion":"{V1}","kind":"ExecCredential","status":{status}}}'.encode()
+    credential = parse_credential(printed, Exec(V1, "aws"))
+    assert credential.expiration_timestamp is not None
+    assert credential.expiration_timestamp.isoformat() == "2026-01-01T00:01:00+00:00"
+    assert "s3cret" not in repr(credential)
+
+
 def test_the_cluster_is_told_only_to_plugins_that_ask() -> None:
     """provideClusterInfo, in the API's spelling of the fields."""
     silent = msgspec.json.decode(render_exec_info(Exec(V1, "x"), CLUSTER))

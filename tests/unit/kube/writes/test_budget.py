@@ -1,5 +1,7 @@
 """The pace of writes."""
 
+import asyncio
+
 from littlelb.kube.writes.budget import TokenBucket, make_write_budget
 from tests.unit.kube.conftest import StillClock
 
@@ -36,3 +38,23 @@ async def test_the_pace_can_be_raised(clock: StillClock) -> None:
     for _ in range(300):
         await budget.take()
     assert round(clock.elapsed, 6) == 1.0
+
+
+async def test_who_gives_up_waiting_gives_the_token_back(clock: StillClock) -> None:
+    """A deadline that cuts many waits short must not slow down those who come later."""
+
+    class Patient(StillClock):
+        """A clock whose waits never end."""
+
+        async def sleep(self, seconds: float) -> None:
+            await asyncio.sleep(3_600 + seconds)
+
+    budget = TokenBucket(1.0, 1, Patient())
+    await budget.take()
+    waiting = [asyncio.create_task(budget.take()) for _ in range(5)]
+    await asyncio.sleep(0)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert budget._tokens == 0
+    assert clock.elapsed == 0
