@@ -62,9 +62,9 @@ class ListenAddress(NamedTuple):
 
 def _split_networks(value: object) -> object:
     parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple):
-        raise ValueError("must be a list of CIDRs")  # noqa: TRY004  (pydantic reports ValueError only)
-    return tuple(ip_network(part.strip() if isinstance(part, str) else part) for part in parts if part != "")
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+        raise ValueError("must be a list of CIDRs")
+    return tuple(ip_network(part.strip()) for part in parts if part.strip())
 
 
 def _parse_bool(value: object) -> object:
@@ -263,21 +263,28 @@ def _gather(flags: Mapping[str, str], environ: Mapping[str, str]) -> tuple[dict[
 def _read_file(path: Path) -> tuple[dict[str, Given], list[str]]:
     shown = printable(str(path), _SHOWN_BYTES)
     try:
-        text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except OSError as error:
-        return {}, [f"{shown}: cannot be read: {error.strerror}"]
-    except UnicodeDecodeError:
-        return {}, [f"{shown}: is not UTF-8"]
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{shown}:{mark.line + 1}" if mark is not None else shown
-        return {}, [f"{where}: is not YAML: {printable(getattr(error, 'problem', None) or str(error), 200)}"]
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        return {}, [_explain_file(shown, error)]
     if root is None:
         return {}, []
     if not isinstance(root, yaml.MappingNode):
         return {}, [f"{shown}:{root.start_mark.line + 1}: must be a mapping of settings, such as `linkdevice: eth0`"]
     return _read_settings(shown, root)
+
+
+def _explain_file(shown: str, error: Exception) -> str:
+    match error:
+        case OSError():
+            return f"{shown}: cannot be read: {error.strerror}"
+        case UnicodeDecodeError():
+            return f"{shown}: is not UTF-8"
+        case RecursionError():
+            return f"{shown}: is nested too deeply"
+        case yaml.MarkedYAMLError(problem_mark=yaml.Mark(line=line)):
+            return f"{shown}:{line + 1}: is not YAML: {printable(error.problem or str(error), 200)}"
+        case _:
+            return f"{shown}: is not YAML: {printable(str(error), 200)}"
 
 
 def _read_settings(shown: str, root: yaml.MappingNode) -> tuple[dict[str, Given], list[str]]:
@@ -300,6 +307,11 @@ def _read_settings(shown: str, root: yaml.MappingNode) -> tuple[dict[str, Given]
 
 
 def _construct(loader: yaml.SafeLoader, node: yaml.Node, source: str, errors: list[str]) -> Given:
+    """Build a plain value or a flat list: nothing that aliases could make larger than the file."""
+    parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    if not all(isinstance(part, yaml.ScalarNode) for part in parts):
+        errors.append(f"{source}: must be a plain value or a list of plain values")
+        return Given(None, source)
     try:
         return Given(loader.construct_object(node, deep=True), source)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that no calendar has

@@ -6,6 +6,9 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from littlelb.config import Config, ListenAddress, LogFormat, OnExit, Plane, load_config, read_run_dir
 from littlelb.core.errors import ConfigError
@@ -149,6 +152,9 @@ def test_bad_values_are_escaped_and_shortened() -> None:
         ("debug: 1\n", "config.yaml:1: debug: '1': must be a valid boolean"),
         ("refuse-addresses: 5\n", "config.yaml:1: refuse-addresses: '5': must be a list of CIDRs"),
         ("refuse-addresses: [192.0.2.1/24]\n", "has host bits set"),
+        ("plane: {a: b}\n", "config.yaml:1: plane: must be a plain value or a list of plain values"),
+        ("refuse-addresses: &a [*a]\n", "config.yaml:1: refuse-addresses: must be a plain value or a list"),
+        ("plane: " + "[" * 5000, "is nested too deeply"),
     ],
 )
 def test_bad_files(tmp_path: Path, text: str, said: str) -> None:
@@ -158,6 +164,27 @@ def test_bad_files(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config({"config": str(file)}, {}, device_required=False)
     assert any(said in line for line in caught.value.errors), caught.value.errors
+
+
+@given(
+    st.one_of(
+        st.text(),
+        st.dictionaries(
+            st.sampled_from([option.name for option in OPTIONS]),
+            st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=5),
+        ).map(yaml.safe_dump),
+    )
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_file_loads_or_is_explained(tmp_path: Path, text: str) -> None:
+    """Whatever stands in the file: a Config, or a ConfigError of printable lines; never anything else."""
+    file = tmp_path / "config.yaml"
+    file.write_bytes(text.encode("utf-8", "surrogatepass"))
+    try:
+        load_config({"config": str(file)}, {}, device_required=False)
+    except ConfigError as error:
+        assert error.errors  # noqa: PT017  (both outcomes are right)
+        assert all(line.isprintable() for line in error.errors)  # noqa: PT017
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
