@@ -14,11 +14,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from littlelb.core.desired import compute
-from littlelb.core.model import EndpointSlice, HostFacts, Listener, Node, Protocol, Service
+from littlelb.core.model import EndpointSlice, HostFacts, Listener, Node, Protocol, Reason, Service
 from littlelb.core.state import DesiredState, Dirty, Settings, Snapshot
 from littlelb.kube.decode import decode_node_page, decode_service_page, decode_slice_page
 from littlelb.kube.folder import FolderSource
-from tests.contract.hostile import ESC, KEY, NEIGHBOURS, Case, Outcome, Refused, Rejected, Unknown, Unserved, cases
+from littlelb.kube.transport import Request
+from tests.contract.conftest import ServerUnderTest
+from tests.contract.hostile import (
+    ESC,
+    KEY,
+    NAME,
+    NEIGHBOURS,
+    Case,
+    Outcome,
+    Refused,
+    Rejected,
+    Unknown,
+    Unserved,
+    cases,
+)
 
 T = TypeVar("T", Service, EndpointSlice, Node)
 CASES = cases()
@@ -63,7 +77,7 @@ def neighbour(number: int) -> list[dict[str, Any]]:
         {
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": {"name": name, "namespace": "shop", "creationTimestamp": "2026-11-23T18:00:00Z"},
+            "metadata": {"name": name, "namespace": "shop", "creationTimestamp": "2020-01-01T00:00:00Z"},
             "spec": {
                 "type": "LoadBalancer",
                 "loadBalancerIP": f"203.0.113.{number}",
@@ -143,13 +157,13 @@ def baseline() -> DesiredState:
     return state
 
 
-def judge(state: DesiredState, outcome: Outcome) -> None:
+def judge(state: DesiredState, outcome: Outcome, key: str = KEY) -> None:
     """Check the neighbours, then what became of the bad one."""
     good = baseline()
     extra = {frontend: forward for frontend, forward in state.forwards.items() if frontend not in good.forwards}
     assert {frontend: state.forwards.get(frontend) for frontend in good.forwards} == good.forwards
     assert {address: state.placements.get(address) for address in good.placements} == good.placements
-    decision = state.decisions.get(KEY)
+    decision = state.decisions.get(key)
     match outcome:
         case Refused(reason):
             assert decision is not None
@@ -204,6 +218,57 @@ def test_from_an_api_server(case: Case) -> None:
     assert again.decisions == state.decisions
     assert again.forwards == state.forwards
     assert again.placements == state.placements
+
+
+async def post(server: ServerUnderTest, document: Any) -> int:
+    """Create one object of a row in the test's namespace; the answer's code."""
+    body = json.loads(json.dumps(document))
+    kind, group = "services", ""
+    if isinstance(body, dict):
+        if isinstance(body.get("metadata"), dict):
+            body["metadata"]["namespace"] = server.namespace
+        if body.get("kind") == "EndpointSlice":
+            kind, group = "endpointslices", "discovery.k8s.io"
+        elif isinstance(body.get("spec"), dict):
+            body["spec"].setdefault("allocateLoadBalancerNodePorts", False)
+    return (await server.ask("POST", server.path(kind, group=group), body)).code
+
+
+async def read_back(server: ServerUnderTest) -> Snapshot:
+    """What a daemon would know: the neighbours, and the bad Service as the server lists it."""
+    good = from_api(good_documents())
+    services = await server.transport.fetch(Request("GET", server.path("services")))
+    slices = await server.transport.fetch(Request("GET", server.path("endpointslices", group="discovery.k8s.io")))
+    return snapshot(
+        [*good.services.values(), *decode_service_page(services.body).items],
+        [*(piece for pieces in good.slices.values() for piece in pieces), *decode_slice_page(slices.body).items],
+        good.nodes.values(),
+    )
+
+
+async def forget(server: ServerUnderTest) -> None:
+    """Delete the row's objects."""
+    for path in (server.path("services", NAME), server.path("endpointslices", f"{NAME}-1", group="discovery.k8s.io")):
+        await server.ask("DELETE", path)
+
+
+@pytest.mark.timeout(180)
+async def test_by_an_api_server(server: ServerUnderTest, request: pytest.FixtureRequest) -> None:
+    """What the table says of the real server's door holds, and what comes through is judged as the table says."""
+    real = "real" in request.node.name
+    wrong = []
+    # The double does not claim the real server's validation: it is asked only for what comes through.
+    for case in (case for case in CASES if case.api is not None and (real or case.real)):
+        codes = [await post(server, document) for document in case.documents]
+        accepted = all(code == 201 for code in codes)
+        if accepted != case.real:
+            wrong.append((case.id, codes))
+        if accepted and case.api is not None:
+            # A server of one family says so in ipFamilies, and that is judged first.
+            outcome = Refused(Reason.WRONG_FAMILY) if case.id.endswith("-v6") else case.api
+            judge(compute(await read_back(server)), outcome, f"{server.namespace}/{NAME}")
+        await forget(server)
+    assert not wrong
 
 
 def paths(whole: Any, prefix: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
