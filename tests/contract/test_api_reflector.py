@@ -53,13 +53,13 @@ class Following:
     async def until(self, holds: Callable[[], bool], seconds: float = 20) -> None:
         """Wait for a state."""
         async with asyncio.timeout(seconds):
-            while not holds():  # noqa: ASYNC110  # the sink is a plain table, without anybody to tell
+            while not holds():  # the sink is a plain table, without anybody to tell
                 await asyncio.sleep(0.01)
 
     async def until_equal(self, seconds: float = 20) -> None:
         """Wait until the sink holds what a list by other means shows."""
         async with asyncio.timeout(seconds):
-            while await self._there() != self._here():  # noqa: ASYNC110  # the other side has nobody to tell us
+            while await self._there() != self._here():  # the other side has nobody to tell us
                 await asyncio.sleep(0.05)
 
     def _here(self) -> dict[str, str]:
@@ -138,5 +138,21 @@ async def test_a_frozen_server_is_noticed(server: ServerUnderTest, controlplane:
         controlplane.api.freeze()
         await it.until(lambda: not it.reflector.connected, 30)
         controlplane.api.thaw()
+        await server.service("after")
+        await it.until(lambda: f"{server.namespace}/after" in it.table.services, 30)
+
+
+@pytest.mark.parametrize("server", ["real"], indirect=True)
+async def test_a_dead_wire_is_noticed(server: ServerUnderTest, controlplane: ControlPlane) -> None:
+    """When packets vanish in both directions and nobody says so, it is noticed, and found again when they pass."""
+    wire = controlplane.namespace
+    async with following(server) as it:
+        wire.run(["nft", "add table inet dead; add chain inet dead input { type filter hook input priority 0; }"])
+        wire.run(["nft", "add rule inet dead input iifname host drop"])
+        try:
+            await it.until(lambda: not it.reflector.connected, 30)
+        finally:
+            wire.run(["nft", "delete table inet dead"])
+        await it.until(lambda: it.reflector.connected)
         await server.service("after")
         await it.until(lambda: f"{server.namespace}/after" in it.table.services, 30)

@@ -27,6 +27,8 @@ T = TypeVar("T")
 FIELD_MANAGER = "littlelb"
 PAGE_ITEMS = 500
 PING_SECONDS = 10.0
+OBJECT_SECONDS = 20.0
+"""For a request about one object: nobody's pass through the loop waits longer for one Service."""
 MAX_LINE_BYTES = 16 * 1024 * 1024
 
 
@@ -202,7 +204,7 @@ class Api:
 
     async def get(self, what: Reference) -> bytes:
         """Read one object, as JSON."""
-        return await self._ask("get", what, Request("GET", what.path))
+        return await self._ask("get", what, Request("GET", what.path, timeout_seconds=OBJECT_SECONDS))
 
     async def list_page(self, what: Selection, decode: Callable[[bytes], Page[T]], continue_: str = "") -> Page[T]:
         """Read one page of a consistent list: the first, or the one that a token of the page before names."""
@@ -226,18 +228,15 @@ class Api:
 
     async def create(self, where: Reference, body: bytes) -> bytes:
         """Create an object; the answer is the object as stored."""
-        request = Request("POST", where.path, _manager(), body)
-        return await self._ask("create", where, request)
+        return await self._ask("create", where, _write("POST", where, body))
 
     async def replace(self, what: Reference, body: bytes) -> bytes:
         """Replace an object (PUT); with a resourceVersion in it, a change meanwhile is a `Conflict`."""
-        request = Request("PUT", what.path, _manager(), body)
-        return await self._ask("update", what, request)
+        return await self._ask("update", what, _write("PUT", what, body))
 
     async def patch(self, what: Reference, body: bytes, kind: PatchType = PatchType.STRATEGIC) -> bytes:
         """Change parts of an object; with a resourceVersion in the patch, a change meanwhile is a `Conflict`."""
-        request = Request("PATCH", what.path, _manager(), body, content_type=kind.value)
-        return await self._ask("patch", what, request)
+        return await self._ask("patch", what, _write("PATCH", what, body, kind.value))
 
     async def ping(self) -> None:
         """Ask for the version, which everybody may: does the server answer within 10 s?"""
@@ -252,8 +251,8 @@ class Api:
         return answer.body
 
 
-def _manager() -> Mapping[str, str]:
-    return {"fieldManager": FIELD_MANAGER}
+def _write(method: str, what: Reference, body: bytes, content_type: str = "application/json") -> Request:
+    return Request(method, what.path, {"fieldManager": FIELD_MANAGER}, body, content_type, OBJECT_SECONDS)
 
 
 def parse_refusal(answer: Answer, verb: str, what: Reference) -> WorldError:

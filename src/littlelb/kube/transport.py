@@ -20,6 +20,7 @@ from littlelb import __version__
 from littlelb.core.errors import Permanent, Transient
 
 CONNECT_SECONDS = 10.0
+"""For name, connection and TLS handshake together."""
 READ_SECONDS = 20.0
 """Longest pause inside a short answer."""
 OPEN_SECONDS = 15.0
@@ -156,7 +157,7 @@ class Transport:
         try:
             yield Stream(response)
         finally:
-            response.close()
+            _drop(response)
 
     async def close(self) -> None:
         """Close the connections; the next request opens new ones."""
@@ -210,8 +211,8 @@ class Transport:
         if self._short is None or self._long is None:
             self._generation = self._credentials.generation
             tls = self._credentials.ssl_context()
-            self._short = _new_session(tls, aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS))
-            self._long = _new_session(tls, aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS))
+            self._short = _new_session(tls, aiohttp.ClientTimeout(connect=CONNECT_SECONDS, sock_read=READ_SECONDS))
+            self._long = _new_session(tls, aiohttp.ClientTimeout(connect=CONNECT_SECONDS))
         return self._long if long else self._short
 
 
@@ -230,6 +231,14 @@ def _new_session(tls: ssl.SSLContext | None, timeout: aiohttp.ClientTimeout) -> 
         },
         cookie_jar=aiohttp.DummyCookieJar(),
     )
+
+
+def _drop(response: aiohttp.ClientResponse) -> None:
+    """Close in the middle of an answer. A polite TLS end would wait for a peer that may have vanished."""
+    connection = response.connection
+    if connection is not None and connection.transport is not None:
+        connection.transport.abort()
+    response.close()
 
 
 async def _answer(response: aiohttp.ClientResponse) -> Answer:

@@ -112,7 +112,7 @@ class World:
         """Let time pass until something holds; return how long it took."""
         started = LoopClock().monotonic()
         async with asyncio.timeout(seconds):
-            while not holds():  # noqa: ASYNC110  # virtual time: polling costs nothing and needs no hook
+            while not holds():  # virtual time: polling costs nothing and needs no hook
                 await asyncio.sleep(0.05 if seconds <= 60 else 1.0)
         return LoopClock().monotonic() - started
 
