@@ -94,9 +94,9 @@ def refusal(stage: Stage, service: str) -> str:
 
 def show_table(stage: Stage) -> None:
     """What the daemon says of each Service."""
-    table = Table("Service", "Addresses", "Ports", "Backends", "State", box=None, padding=(0, 3, 0, 3))
+    table = Table("Service", "Addresses", "Ports", "Backends", "State", box=None, padding=(0, 1, 0, 1))
     for found in stage.status().values():
-        ports = ", ".join(f"{port.port}/{port.protocol}" for port in found.ports)
+        ports = ", ".join(dict.fromkeys(f"{port.port}/{port.protocol}" for port in found.ports))
         backends = f"{found.backends_up} of {found.backends_total} up"
         table.add_row(found.key, ", ".join(found.addresses) or "-", ports, backends, found.state)
     if not table.row_count:

@@ -68,6 +68,6 @@ def test_ctrl_c_leaves_nothing(folder: Path) -> None:
         if "2. A port is added" in line or time.monotonic() > deadline:
             break
     demo.send_signal(signal.SIGINT)
-    demo.stdout.read()
-    assert demo.wait(timeout=30) == 130
+    demo.communicate(timeout=30)
+    assert demo.returncode == 130
     assert leftovers(demo.pid, folder) == []
