@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 SLICE_ITEMS = 64
 """So many objects are taken before other tasks get their turn."""
 SILENCE_SECONDS = 15.0
+TELL_SECONDS = 5.0
+"""A list that takes longer says so often how far it is."""
 DEAD_SECONDS = 150.0
 """A real server sends a bookmark about once a minute; 75 s without one were seen."""
 SETTLED_SECONDS = 3.0
@@ -97,7 +99,7 @@ class Reflector(Generic[K]):
         self._log = log.bind(resource=kind.selection.resource.plural)
         self._backoff = Backoff(random)
         self._version: str | None = None
-        self._listed_at = -inf
+        self._listed_at = self._told_at = -inf
         self._watched_at = -inf
         self._dead_watches = 0
         self._failing = False
@@ -183,16 +185,15 @@ class Reflector(Generic[K]):
     # --- LIST ---
 
     async def _list(self) -> str:
-        self._listed_at, self._watched_at = self._clock.monotonic(), inf
+        self._listed_at = self._told_at = self._clock.monotonic()
+        self._watched_at = inf
         self._progress = Progress()
         keys: set[str] = set()
-        continue_ = ""
-        while True:
-            page = await self._page(continue_)
+        page = await self._page("")
+        await self._take_page(page, keys)
+        while page.continue_:
+            page = await self._page(page.continue_)
             await self._take_page(page, keys)
-            continue_ = page.continue_
-            if not continue_:
-                break
         self._sink.retain(frozenset(keys))
         if not self._synced:
             self._log.info("reflector.synced", items=len(keys))
@@ -213,6 +214,9 @@ class Reflector(Generic[K]):
                 self._sink.upsert(item)
             await asyncio.sleep(0)
         self._progress = Progress(self._progress.items + len(page.items), page.remaining if page.continue_ else 0)
+        if page.continue_ and self._clock.monotonic() - self._told_at >= TELL_SECONDS:
+            self._told_at = self._clock.monotonic()
+            self._log.info("reflector.listing", items=self._progress.items, remaining=self._progress.remaining)
 
     # --- WATCH ---
 

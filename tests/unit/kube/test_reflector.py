@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
+from structlog.testing import capture_logs
 
 from littlelb.kube.client import SERVICES, Api, ApiStatus, EventType, Page, Selection, WatchEvent
 from littlelb.kube.pace import SharedProbe
@@ -113,7 +114,7 @@ class World:
         started = LoopClock().monotonic()
         async with asyncio.timeout(seconds):
             while not holds():  # virtual time: polling costs nothing and needs no hook
-                await asyncio.sleep(0.05 if seconds <= 60 else 1.0)
+                await asyncio.sleep(0.2 if seconds <= 60 else 1.0)
         return LoopClock().monotonic() - started
 
     def requests(self, since: float, seconds: float = 5.0) -> int:
@@ -207,6 +208,39 @@ def test_lists_by_pages() -> None:
             assert [seen.query["limit"] for seen in lists] == ["500"] * 3
 
     run_virtual(scenario())
+
+
+def test_a_long_list_says_how_far_it_is() -> None:
+    """A list that takes more than 5 s is not silent: items so far and those that remain are logged."""
+
+    async def scenario() -> None:
+        async with world(services=1_200) as it:
+            it.server.faults.add(Fault(path="/api/v1/services", watch=False, delay_seconds=6))
+            await it.until(lambda: it.reflector.synced)
+
+    with capture_logs() as logs:
+        run_virtual(scenario())
+    listing = [(entry["items"], entry["remaining"]) for entry in logs if entry["event"] == "reflector.listing"]
+    assert listing == [(500, 700), (1_000, 200)]
+    assert [entry["items"] for entry in logs if entry["event"] == "reflector.synced"] == [1_200]
+
+
+def test_failure_and_recovery_are_logged_once() -> None:
+    """An outage of a minute is two lines, not one for each attempt."""
+
+    async def scenario() -> None:
+        async with world() as it:
+            await it.until(lambda: it.reflector.connected)
+            await it.server.stop()
+            await asyncio.sleep(60)
+            await it.server.start()
+            await it.until(lambda: it.reflector.connected)
+            await asyncio.sleep(60)
+
+    with capture_logs() as logs:
+        run_virtual(scenario())
+    assert [entry["event"] for entry in logs] == ["reflector.synced", "reflector.failed", "reflector.recovered"]
+    assert [entry["resource"] for entry in logs] == ["services"] * 3
 
 
 def test_expired_continue_token_restarts_the_list() -> None:
