@@ -1,6 +1,7 @@
 """Addresses on a real link device: marks, conflicts, addresses of others, and the host's own address renewed."""
 
 import asyncio
+import errno
 import json
 import socket
 from collections.abc import Awaitable, Callable, Mapping
@@ -292,3 +293,20 @@ def test_why_not_the_prefix_of_the_link(lan: Lan) -> None:
         assert not any(route["dst"] == "192.0.2.0/24" for route in routes)
 
     with_target(box, script)
+
+
+def test_broken_netlink_socket_is_replaced(lan: Lan) -> None:
+    """An error of the netlink socket itself costs one reading, not all that follow."""
+
+    async def main() -> None:
+        async with Netlink() as netlink:
+            before = await netlink.read_addresses()
+            broken = netlink._route
+            broken.status["error"] = OSError(errno.ENOBUFS, "No buffer space available")
+            broken._error_event.set()
+            with pytest.raises(OSError, match="buffer"):
+                await netlink.read_addresses()
+            assert await netlink.read_addresses() == before
+            assert netlink._route is not broken
+
+    lan.balancer.call(lambda: asyncio.run(main()))

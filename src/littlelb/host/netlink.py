@@ -10,19 +10,17 @@ import errno
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 
 from littlelb.core.model import Ip, Net
-
-T = TypeVar("T")
 
 PROTOCOL = 108
 METRIC = 0x6C62
@@ -38,6 +36,7 @@ _RTN_UNICAST, _RTN_LOCAL = 1, 2
 _TABLE_MAIN = 254
 _IFF_UP, _IFF_LOOPBACK, _IFF_NOARP = 0x1, 0x8, 0x80
 _ATTEMPTS = 5
+_ANSWER_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,33 +98,32 @@ class Netlink:
         self._dumping = asyncio.Lock()  # the kernel runs one dump on a socket at a time, and refuses others as busy
 
     async def __aenter__(self) -> Self:
-        self._route = AsyncIPRoute()
-        await self._route.setup_endpoint()
+        await self._open()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._route.close()
+        self._close()
 
     async def read_links(self) -> list[Link]:
         """Return all devices, in the kernel's order."""
-        return [decode_link(message) for message in await self._dump(self._route.link)]
+        return [decode_link(message) for message in await self._dump(lambda route: route.link)]
 
     async def read_addresses(self) -> list[Address]:
         """Return all addresses of all devices, in the kernel's order."""
-        return [decode_address(message) for message in await self._dump(self._route.addr)]
+        return [decode_address(message) for message in await self._dump(lambda route: route.addr)]
 
     async def read_routes(self) -> list[Route]:
         """Return the unicast routes of the main table."""
-        messages = await self._dump(self._route.route, table=_TABLE_MAIN)
+        messages = await self._dump(lambda route: route.route, table=_TABLE_MAIN)
         return [decode_route(message) for message in messages if message["type"] == _RTN_UNICAST]
 
     async def read_is_local(self, address: Ip) -> bool:
         """Is the address on this machine, on whatever device? Costs one lookup, however many addresses there are."""
         try:
-            async with _as_oserror():
-                found = await self._route.route("get", dst=str(address), family=_family(address))
+            async with self._talk() as route:
+                found = await route.route("get", dst=str(address), family=_family(address))
         except OSError as error:
             if error.errno in {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL}:
                 return False  # no route at all, or a route that says no: not local in any case
@@ -152,13 +150,13 @@ class Netlink:
         request |= {"proto": PROTOCOL} if self._by_protocol else {"rt_priority": METRIC}
         if address.version == 4:
             request["label"] = render_label(link.name)
-        async with _as_oserror():
-            await self._route.addr("replace" if renew else "add", **request)
+        async with self._talk() as route:
+            await route.addr("replace" if renew else "add", **request)
 
     async def remove(self, found: Address) -> None:
         """Take the address off its device; OSError EADDRNOTAVAIL or ENODEV where it is gone already."""
-        async with _as_oserror():
-            await self._route.addr(
+        async with self._talk() as route:
+            await route.addr(
                 "del",
                 index=found.index,
                 address=str(found.address),
@@ -166,24 +164,41 @@ class Netlink:
                 family=_family(found.address),
             )
 
-    async def _dump(self, ask: Callable[..., Awaitable[AsyncIterator[T]]], **criteria: int) -> list[T]:
+    async def _open(self) -> None:
+        self._route = AsyncIPRoute()
+        await self._route.setup_endpoint()
+
+    @asynccontextmanager
+    async def _talk(self) -> AsyncIterator[Any]:
+        """Give the socket for one question. A lost answer ends the wait; the next question gets a new socket."""
+        if self._route is None:
+            await self._open()
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                yield self._route
+        except NetlinkDumpInterrupted:
+            raise
+        except NetlinkError as error:
+            raise OSError(error.code, os.strerror(error.code)) from error
+        except OSError as error:  # of the socket itself, TimeoutError included: it is of no use any more
+            self._close()
+            code = error.errno or errno.ETIMEDOUT
+            raise OSError(code, os.strerror(code)) from error
+
+    def _close(self) -> None:
+        route, self._route = self._route, None
+        if route is not None:
+            with suppress(OSError):  # it is broken; that is why it is closed
+                route.close()
+
+    async def _dump(self, ask: Callable[[Any], Callable[..., Any]], **criteria: int) -> list[Any]:
         for _ in range(_ATTEMPTS):
             try:
-                async with self._dumping, _as_oserror():
-                    return [message async for message in await ask("dump", **criteria)]
+                async with self._dumping, self._talk() as route:
+                    return [message async for message in await ask(route)("dump", **criteria)]
             except NetlinkDumpInterrupted:
                 continue  # the table changed under the dump, which may be torn: read it again
         raise OSError(errno.EAGAIN, "the kernel's table changes faster than it can be read")
-
-
-@asynccontextmanager
-async def _as_oserror() -> AsyncIterator[None]:
-    try:
-        yield
-    except NetlinkDumpInterrupted:
-        raise
-    except NetlinkError as error:
-        raise OSError(error.code, os.strerror(error.code)) from error
 
 
 def _family(address: Ip) -> int:
