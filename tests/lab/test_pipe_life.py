@@ -354,18 +354,20 @@ async def test_a_directory_of_others_is_not_used(world: World) -> None:
         await world.start()
 
 
-async def test_a_worker_has_no_privileges_and_is_small(world: World) -> None:
+async def test_a_worker_has_no_privileges(world: World) -> None:
     """A worker holds no capability, cannot gain any, and its socket and directory are ours alone."""
     await world.start()
     for pid in world.workers():
-        status = dict(
-            line.split(":\t", 1)
-            for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-            if ":\t" in line
-        )
+        status = read_status(pid)
         assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
         assert status["NoNewPrivs"] == "1"
     assert modes(world) == (0o700, {0o600})
+
+
+def read_status(pid: int) -> dict[str, str]:
+    """What proc(5) says of a process."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
 
 
 def modes(world: World) -> tuple[int, set[int]]:
