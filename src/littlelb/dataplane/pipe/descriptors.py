@@ -4,6 +4,7 @@ import fcntl
 import os
 import socket
 import struct
+from collections.abc import Callable
 from typing import Final
 
 from littlelb.dataplane.pipe.flow import Backend
@@ -17,6 +18,8 @@ _IN_PROGRESS: Final = 115
 
 Pipe = tuple[int, int]
 """Read end, write end."""
+Connect = Callable[[Backend], int]
+"""Begins a connection: its descriptor, or a negative error number; raises OSError."""
 
 
 class Pipes:

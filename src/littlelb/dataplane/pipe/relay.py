@@ -11,7 +11,7 @@ import select
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from littlelb.dataplane.pipe.descriptors import PIPE_BYTES, Pipe, Pipes, dial, set_linger, shut
+from littlelb.dataplane.pipe.descriptors import PIPE_BYTES, Connect, Pipe, Pipes, dial, set_linger, shut
 from littlelb.dataplane.pipe.flow import BACKEND, CLIENT, Backend, Flow, State, Step
 from littlelb.dataplane.pipe.routes import Route
 
@@ -90,8 +90,8 @@ class Connection(Flow):
 class Relay:
     """All connections of one worker."""
 
-    def __init__(self, epoll: select.epoll, pipes: Pipes, connect_seconds: float) -> None:
-        """Serve connections by this epoll."""
+    def __init__(self, epoll: select.epoll, pipes: Pipes, connect_seconds: float, connect: Connect = dial) -> None:
+        """Serve connections by this epoll; `connect` begins one to a backend and returns its descriptor, or < 0."""
         self.now = 0.0
         self.live = 0
         """Connections."""
@@ -105,6 +105,7 @@ class Relay:
         """Our own frontends: never connected to, or a connection would go round for ever."""
         self.pipes = pipes
         self._epoll = epoll
+        self._dial = connect
         self._connect_seconds = connect_seconds
         self._graves: list[int] = []
         self._buffer = bytearray(BUFFER_BYTES)
@@ -180,7 +181,7 @@ class Relay:
         tally.accepted += 1
         tally.active += 1
         try:
-            fd = dial(backend) if backend not in self.own else -_LOOP
+            fd = self._dial(backend) if backend not in self.own else -_LOOP
         except OSError:
             fd = -1
         if fd < 0:

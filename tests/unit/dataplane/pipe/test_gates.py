@@ -33,12 +33,12 @@ class Bench:
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(b"")  # an abstract name of the kernel's choice
         self.listener.listen(16)
-        self.listener.setblocking(False)
+        self.listener.settimeout(0)
         self.clients: list[socket.socket] = []
 
     def _dial(self, _backend: Backend) -> int:
         ours, theirs = socket.socketpair()
-        ours.setblocking(False)
+        ours.settimeout(0)
         self.remotes.append(theirs)
         return ours.detach()
 

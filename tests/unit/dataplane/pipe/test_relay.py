@@ -45,7 +45,7 @@ class Bench:
         if backend in self.dead:
             return -111
         ours, theirs = socket.socketpair()
-        ours.setblocking(False)
+        ours.settimeout(0)
         theirs.settimeout(5)
         self.remotes.append(theirs)
         return ours.detach()
@@ -53,7 +53,7 @@ class Bench:
     def accept(self) -> socket.socket:
         """Let a client in; return its end."""
         theirs, ours = socket.socketpair()
-        ours.setblocking(False)
+        ours.settimeout(0)
         theirs.settimeout(5)
         self.relay.open(ours.detach(), b"", self.door)
         return theirs
@@ -166,9 +166,9 @@ def test_bulk_is_identical_with_and_without_pipes(make: Callable[..., Bench], pi
     message = os.urandom(4 << 20)
     received = bytearray()
     with bench.accept() as client:
-        client.setblocking(False)
+        client.settimeout(0)
         bench.turn()
-        bench.remotes[0].setblocking(False)
+        bench.remotes[0].settimeout(0)
         sent = 0
         while len(received) < len(message):
             if sent < len(message):
@@ -197,7 +197,7 @@ def test_a_slow_reader_holds_one_pipe_or_one_buffer(make: Callable[..., Bench], 
     """When the reader takes nothing, at most one pipe or one buffer is kept, and it is given back at the end."""
     bench = make(pipes)
     client = bench.accept()
-    client.setblocking(False)
+    client.settimeout(0)
     idle = 0
     while idle < 3:
         idle = idle + 1 if not _send(client, bytes(1 << 16)) else 0
