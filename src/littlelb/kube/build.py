@@ -61,7 +61,7 @@ _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
 
 def build_service(wire: WireService) -> Service:
-    """Reduce a Service. Without a name it has a fault, because nothing can be told to nobody."""
+    """Reduce a Service. Without a name it has a fault and is no load balancer: nothing can be written to it."""
     meta, spec, status = wire.metadata or _NO_META, wire.spec or _NO_SPEC, wire.status or _NO_STATUS
     return Service(
         namespace=sys.intern(meta.namespace or ""),
@@ -70,7 +70,7 @@ def build_service(wire: WireService) -> Service:
         resource_version=meta.resource_version or "",
         created=_seconds(meta.creation_timestamp),
         deleting=meta.deletion_timestamp is not None,
-        type=spec.type or ServiceType.CLUSTER_IP,
+        type=(meta.name and spec.type) or ServiceType.CLUSTER_IP,
         load_balancer_class=spec.loadBalancerClass,
         load_balancer_ip=spec.loadBalancerIP or "",
         annotations=_relevant(meta.annotations),

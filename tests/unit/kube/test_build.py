@@ -134,9 +134,11 @@ def test_an_empty_service_has_the_defaults_of_the_api() -> None:
     assert service() == Service(namespace="shop", name="web")
 
 
-def test_a_service_without_a_name_has_a_fault() -> None:
-    """Nothing can be told about an object that cannot be named."""
-    assert build_service(WireService()).fault
+def test_a_service_without_a_name_has_a_fault_and_is_no_load_balancer() -> None:
+    """Nothing can be written to an object that cannot be named."""
+    found = build_service(msgspec.convert({"spec": {"type": "LoadBalancer"}}, WireService))
+    assert found.fault
+    assert found.type is ServiceType.CLUSTER_IP
 
 
 def test_a_lone_cluster_ip_is_taken_from_the_old_field() -> None:

@@ -19,6 +19,7 @@ MAX_VALUES = 250_000
 """In one file; in one document also when every alias is counted as often as it is used."""
 MAX_DEPTH = 64
 MAX_DIGITS = 64
+MAX_REASON_CHARACTERS = 300
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 _TAG = "tag:yaml.org,2002:"
@@ -94,6 +95,11 @@ _Loader.add_implicit_resolver(
     re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))\Z"),
     list("-+.0123456789"),
 )
+
+
+def printable(text: str, limit: int = MAX_REASON_CHARACTERS) -> str:
+    """Make one printable line of a stranger's text, of a length fit for a log and a table."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:limit])
 
 
 def parse_file(name: str, text: bytes) -> Parsed:

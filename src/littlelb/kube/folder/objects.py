@@ -17,12 +17,11 @@ from msgspec.structs import replace
 
 from littlelb.core.model import EndpointSlice, Node, Service, ServiceType
 from littlelb.kube.build import build_node, build_service, build_slice, parse_ipv4, parse_ipv6
-from littlelb.kube.folder.documents import Json, ManifestError, Parsed
+from littlelb.kube.folder.documents import Json, ManifestError, Parsed, printable
 from littlelb.kube.folder.endpoints import WireEndpoints, split_endpoints
 from littlelb.kube.wire import SERVICE_NAME_LABEL, WireMeta, WireNode, WireService, WireSlice
 
 DEFAULT_NAMESPACE = "default"
-MAX_REASON_CHARACTERS = 300
 
 Thing: TypeAlias = Service | EndpointSlice | Node
 Path: TypeAlias = tuple[str | int, ...]
@@ -86,7 +85,7 @@ def read_manifest(file: str, parsed: Parsed) -> Manifest:
                 things = list(_convert(value, manifest))
             except _Wrong as why:
                 line = document.line(*path, *why.path)
-                manifest.errors.append(ManifestError(file, document.number, line, _plain(str(why))))
+                manifest.errors.append(ManifestError(file, document.number, line, printable(str(why))))
                 continue
             for kind, thing in things:
                 place = ManifestError(file, document.number, document.line(*path), "")
@@ -136,7 +135,7 @@ def _convert(value: Json, manifest: Manifest) -> Iterator[tuple[str, Thing]]:
         case "v1", "Node":
             yield kind, _node(value)
         case _:
-            manifest.ignored.add(_plain(f"{version} {kind}"))
+            manifest.ignored.add(printable(f"{version} {kind}"))
 
 
 def _typed(value: Mapping[str, Json], kind: type[W]) -> W:
@@ -274,8 +273,3 @@ def _node(value: Mapping[str, Json]) -> Node:
 
 def _quoted(text: str) -> str:
     return ascii(text if len(text) <= 64 else f"{text[:64]}...")
-
-
-def _plain(text: str) -> str:
-    """One printable line of a length fit for a log and a table."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:MAX_REASON_CHARACTERS])

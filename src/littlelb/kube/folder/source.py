@@ -18,7 +18,7 @@ import structlog
 
 from littlelb.core.interfaces import Sink
 from littlelb.core.model import EndpointSlice, Node, Service
-from littlelb.kube.folder.documents import ManifestError, parse_file
+from littlelb.kube.folder.documents import ManifestError, parse_file, printable
 from littlelb.kube.folder.files import MAX_FILES, Stamp, list_names, places, read_file
 from littlelb.kube.folder.inotify import Inotify
 from littlelb.kube.folder.objects import Manifest, Thing, read_manifest
@@ -123,7 +123,7 @@ class FolderSource:
             if inotify is not None:
                 inotify.start(asyncio.get_running_loop(), wake.set)
             while True:
-                followed = self._watch(inotify)
+                followed = await asyncio.to_thread(self._watch, inotify)
                 # Watched first, read after: a change between the two is seen twice, never missed.
                 self._take(await asyncio.to_thread(self._read))
                 await self._quiet(wake, self._pace.resync_seconds if followed else self._pace.poll_seconds)
@@ -151,14 +151,14 @@ class FolderSource:
         if read is None:
             return None
         if read.error:
-            error = ManifestError(name, 0, 0, read.error)
+            error = ManifestError(printable(name), 0, 0, read.error)
             return _File(read.stamp, b"", (error,), before.manifest, before.sound)
         if read.text is None:
             return before
         digest = sha256(read.text).digest()
         if digest == before.digest:
             return _File(read.stamp, digest, before.errors, before.manifest, before.sound)
-        manifest = read_manifest(name, parse_file(name, read.text))
+        manifest = read_manifest(printable(name), parse_file(printable(name), read.text))
         errors = tuple(manifest.errors)
         if errors and before.sound:
             return _File(read.stamp, digest, errors, before.manifest, sound=True)
@@ -171,7 +171,7 @@ class FolderSource:
     def _take(self, read: dict[str, _File] | ManifestError) -> None:
         """Make what was read the state, and tell the sinks and whoever wants to know of errors."""
         if isinstance(read, ManifestError):
-            self._report((read,))
+            self._report((read, *_merge(self._files).errors))
             return
         self._files = read
         merged = _merge(read)
@@ -250,5 +250,5 @@ def _merge(files: Mapping[str, _File]) -> _Merged:
             if known[0] is not thing:
                 first = known[1]
                 reason = f"{kind} {key} is already defined in {first.file}, document {first.document}"
-                errors.append(ManifestError(name, place.document, place.line, reason))
+                errors.append(ManifestError(place.file, place.document, place.line, reason))
     return _Merged({at: thing for at, (thing, _) in things.items()}, tuple(errors))

@@ -87,7 +87,7 @@ class World:
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until it holds, at most 10 s."""
         async with asyncio.timeout(10):
-            while not condition():  # noqa: ASYNC110  (the world changes in sinks, which know no event)
+            while not condition():
                 await asyncio.sleep(0.005)
 
 
@@ -209,6 +209,34 @@ def test_too_many_files_are_an_error(tmp_path: Path) -> None:
     world.write("b.yaml", service("api"))
     assert world.load() == {}
     assert "more than 1 manifests" in world.source.errors[0].reason
+
+
+def test_a_file_name_of_odd_bytes_is_shown_printable(world: World) -> None:
+    """Neither a newline nor bytes that are no text get from a name into a log."""
+    (world.folder / "a\n\udcff.yaml").write_text("a: [")
+    (world.folder / "b\n.yaml").mkdir()
+    world.load()
+    assert [error.file for error in world.source.errors] == ["a\\n\\udcff.yaml", "b\\n.yaml"]
+
+
+def test_errors_of_files_stay_while_the_folder_is_away(world: World) -> None:
+    """They are not mended by that."""
+    world.write("a.yaml", "a: [")
+    world.load()
+    world.folder.rename(world.folder.with_name("away"))
+    world.load()
+    assert [error.file for error in world.source.errors] == [str(world.folder), "a.yaml"]
+
+
+def test_the_demos_manifests_are_sound() -> None:
+    """What a newcomer starts with has no error."""
+    world = World(Path(__file__).parents[4] / "examples" / "demo")
+    world.load()
+    assert world.source.errors == ()
+    assert world.services.known
+    assert {piece.service_key for piece in world.slices.known.values() if isinstance(piece, EndpointSlice)} == set(
+        world.services.known
+    )
 
 
 async def test_a_file_written_is_followed(world: World) -> None:
