@@ -7,16 +7,15 @@ older than this program and have no prefix), `some-name` in the file.
 import os
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from enum import StrEnum
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import pydantic
-import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, SkipValidation, TypeAdapter
 
+from littlelb.configfile import Given, read_settings_file, show
 from littlelb.core.errors import ConfigError
 from littlelb.core.labels import parse_selector
 from littlelb.core.model import Net, Protocol
@@ -24,7 +23,6 @@ from littlelb.core.report import printable
 from littlelb.core.state import BackendsMode, DefaultAddress, OffSubnet, PrefixMode, Settings
 from littlelb.goflags import OPTIONS, parse_bool
 
-_SHOWN_BYTES = 80
 _SUN_PATH = 107
 """Longest path of a Unix socket (unix(7)); the longest name that is made below the run directory has 40 bytes."""
 _CLASS = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
@@ -201,13 +199,6 @@ def default_text(field: str) -> str:
             return str(value)
 
 
-class Given(NamedTuple):
-    """What one source said about one setting, and how to name that source in an error."""
-
-    value: object
-    source: str
-
-
 def load_config(
     flags: Mapping[str, str], environ: Mapping[str, str] | None = None, *, device_required: bool = True
 ) -> Config:
@@ -256,67 +247,8 @@ def _gather(flags: Mapping[str, str], environ: Mapping[str, str]) -> tuple[dict[
             loud[option.field] = Given(flags[option.name], f"flag --{option.name}")
     if "config" not in loud:
         return loud, []
-    quiet, errors = _read_file(Path(str(loud["config"].value)))
-    return quiet | loud, errors
-
-
-def _read_file(path: Path) -> tuple[dict[str, Given], list[str]]:
-    shown = printable(str(path), _SHOWN_BYTES)
-    try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        return {}, [_explain_file(shown, error)]
-    if root is None:
-        return {}, []
-    if not isinstance(root, yaml.MappingNode):
-        return {}, [f"{shown}:{root.start_mark.line + 1}: must be a mapping of settings, such as `linkdevice: eth0`"]
-    return _read_settings(shown, root)
-
-
-def _explain_file(shown: str, error: Exception) -> str:
-    match error:
-        case OSError():
-            return f"{shown}: cannot be read: {error.strerror}"
-        case UnicodeDecodeError():
-            return f"{shown}: is not UTF-8"
-        case RecursionError():
-            return f"{shown}: is nested too deeply"
-        case yaml.MarkedYAMLError(problem_mark=yaml.Mark(line=line)):
-            return f"{shown}:{line + 1}: is not YAML: {printable(error.problem or str(error), 200)}"
-        case _:
-            return f"{shown}: is not YAML: {printable(str(error), 200)}"
-
-
-def _read_settings(shown: str, root: yaml.MappingNode) -> tuple[dict[str, Given], list[str]]:
-    names = {option.name: option.field for option in OPTIONS if option.name != "config"}
-    values: dict[str, Given] = {}
-    errors: list[str] = []
-    loader = yaml.SafeLoader("")
-    for key_node, value_node in root.value:
-        where = f"{shown}:{key_node.start_mark.line + 1}"
-        key = str(key_node.value)
-        name = printable(key, _SHOWN_BYTES)
-        if key not in names:
-            near = get_close_matches(key, names, 1)
-            errors.append(f"{where}: there is no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        elif names[key] in values:
-            errors.append(f"{where}: {name!r} was set before: {values[names[key]].source}")
-        else:
-            values[names[key]] = _construct(loader, value_node, f"{where}: {name}", errors)
-    return values, errors
-
-
-def _construct(loader: yaml.SafeLoader, node: yaml.Node, source: str, errors: list[str]) -> Given:
-    """Build a plain value or a flat list: nothing that aliases could make larger than the file."""
-    parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
-    if not all(isinstance(part, yaml.ScalarNode) for part in parts):
-        errors.append(f"{source}: must be a plain value or a list of plain values")
-        return Given(None, source)
-    try:
-        return Given(loader.construct_object(node, deep=True), source)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that no calendar has
-        errors.append(f"{source}: cannot be read: {printable(str(error), 200)}")
-        return Given(None, source)
+    quiet, errors = read_settings_file(Path(str(loud["config"].value)))
+    return {name: entry for name, entry in quiet.items() if entry.value is not None} | loud, errors
 
 
 def _describe(error: pydantic.ValidationError, given: Mapping[str, Given]) -> list[str]:
@@ -325,13 +257,8 @@ def _describe(error: pydantic.ValidationError, given: Mapping[str, Given]) -> li
     for problem in error.errors(include_url=False, include_context=False):
         entry = given[str(problem["loc"][0])]
         allowed = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        lines[f"{entry.source}: {_show(entry.value)}: {printable(allowed, 200)}"] = None
+        lines[f"{entry.source}: {show(entry.value)}: {printable(allowed, 200)}"] = None
     return list(lines)
-
-
-def _show(value: object) -> str:
-    text = value if isinstance(value, str) else repr(value)
-    return f"'{printable(text, _SHOWN_BYTES)}'"
 
 
 def _check_together(config: Config, given: Mapping[str, Given], *, device_required: bool) -> list[str]:

@@ -6,9 +6,6 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
-import yaml
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from littlelb.config import Config, ListenAddress, LogFormat, OnExit, Plane, load_config, read_run_dir
 from littlelb.core.errors import ConfigError
@@ -136,65 +133,6 @@ def test_bad_values_are_escaped_and_shortened() -> None:
     assert "\\x1b[31m\\u202ex" in line
     assert line.isprintable()
     assert len(line) < 200
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("a: [", "config.yaml:1: is not YAML"),
-        ("- a\n", "config.yaml:1: must be a mapping"),
-        ("\t", "config.yaml:1: is not YAML"),
-        ("config: x\n", "config.yaml:1: there is no setting 'config'"),
-        ("? [a]\n: b\n", "config.yaml:1: there is no setting"),
-        ("debug: 2026-99-99\n", "config.yaml:1: debug"),
-        ("debug: !!python/object:os.system x\n", "config.yaml:1: debug: cannot be read"),
-        ("linkdevice: 7\n", "config.yaml:1: linkdevice: '7': must be a valid string"),
-        ("debug: 1\n", "config.yaml:1: debug: '1': must be a valid boolean"),
-        ("refuse-addresses: 5\n", "config.yaml:1: refuse-addresses: '5': must be a list of CIDRs"),
-        ("refuse-addresses: [192.0.2.1/24]\n", "has host bits set"),
-        ("plane: {a: b}\n", "config.yaml:1: plane: must be a plain value or a list of plain values"),
-        ("refuse-addresses: &a [*a]\n", "config.yaml:1: refuse-addresses: must be a plain value or a list"),
-        ("plane: " + "[" * 5000, "is nested too deeply"),
-    ],
-)
-def test_bad_files(tmp_path: Path, text: str, said: str) -> None:
-    """A file that cannot be used is an error that names file, line and key; nothing in it is executed."""
-    file = tmp_path / "config.yaml"
-    file.write_text(text)
-    with pytest.raises(ConfigError) as caught:
-        load_config({"config": str(file)}, {}, device_required=False)
-    assert any(said in line for line in caught.value.errors), caught.value.errors
-
-
-@given(
-    st.one_of(
-        st.text(),
-        st.dictionaries(
-            st.sampled_from([option.name for option in OPTIONS]),
-            st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=5),
-        ).map(yaml.safe_dump),
-    )
-)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_any_file_loads_or_is_explained(tmp_path: Path, text: str) -> None:
-    """Whatever stands in the file: a Config, or a ConfigError of printable lines; never anything else."""
-    file = tmp_path / "config.yaml"
-    file.write_bytes(text.encode("utf-8", "surrogatepass"))
-    try:
-        load_config({"config": str(file)}, {}, device_required=False)
-    except ConfigError as error:
-        assert error.errors  # noqa: PT017  (both outcomes are right)
-        assert all(line.isprintable() for line in error.errors)  # noqa: PT017
-
-
-def test_unreadable_files(tmp_path: Path) -> None:
-    """A missing file and one that is not text are errors; an empty one is fine."""
-    binary, empty = tmp_path / "binary", tmp_path / "empty"
-    binary.write_bytes(b"\xff\xfe\x00")
-    empty.write_text("# nothing yet\n")
-    assert "No such file" in errors_of({"config": str(tmp_path / "missing")})[0]
-    assert errors_of({"config": str(binary)}) == (f"{binary}: is not UTF-8",)
-    assert load({"config": str(empty)}).plane is Plane.AUTO
 
 
 def test_device_is_required() -> None:
