@@ -229,7 +229,7 @@ def show(stage: Stage, *, keep: bool) -> int:
 
 
 def interrupt(_number: int, _frame: FrameType | None) -> None:
-    """SIGTERM and SIGHUP clean up as Ctrl-C does."""
+    """Ctrl-C, also where a parent ignored it, SIGTERM and SIGHUP: clean up, then end."""
     raise KeyboardInterrupt
 
 
@@ -246,7 +246,7 @@ def main(arguments: Sequence[str]) -> int:
         os.environ["LITTLELB_DEMO_USERNS"] = "1"
         command = [*PREFIX, sys.executable, "-m", "tools.demo", *arguments]
         os.execvp(command[0], command)  # noqa: S606  (a fixed program, found on the PATH as its users do)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
     console.print(
         "A client, a balancer and two backends, as network namespaces of this machine; all of it is temporary."
