@@ -55,7 +55,9 @@ def build_public_app(views: Views, host_names: frozenset[str] = frozenset()) -> 
     async def page(_request: web.Request) -> web.Response:
         return web.Response(text=pages.render_page(views.report()), content_type="text/html")
 
-    app = web.Application(middlewares=[_check_host(host_names | {"localhost"}), _harden])
+    app = web.Application(
+        middlewares=[_check_host(frozenset(name.lower() for name in host_names) | {"localhost"}), _harden]
+    )
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", scrape)

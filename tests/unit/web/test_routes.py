@@ -21,11 +21,11 @@ PERMANENT = PassStatus(
 
 @asynccontextmanager
 async def client(report: StatusReport, stuck: str = "") -> AsyncIterator[TestClient]:  # type: ignore[type-arg]
-    """Ask the public app, which knows itself as lb-1."""
+    """Ask the public app, which knows itself as LB-1."""
     views = Views(
         report=lambda: report, metrics=lambda shown: f"pid {shown.daemon.pid}\n".encode(), stuck=lambda: stuck
     )
-    async with TestClient(TestServer(build_public_app(views, frozenset({"lb-1"})))) as asked:
+    async with TestClient(TestServer(build_public_app(views, frozenset({"LB-1"})))) as asked:
         yield asked
 
 
