@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from littlelb.supervisor import EXIT_CONFIG, Backoff, is_daemon
+from littlelb.supervisor import EXIT_CONFIG
 
 RUNNER = """
 import sys
@@ -150,28 +150,3 @@ def test_workers_outlive_the_daemon_and_are_reaped_when_they_end(supervise: Call
     (supervised.folder / "release").touch()
     wait_until(lambda: "worker" in supervised.log)
     wait_until(lambda: len(children(supervised.process.pid)) == 1)
-
-
-def test_the_wait_doubles_up_to_its_bound_and_starts_afresh_after_a_healthy_life() -> None:
-    """A crash loop slows down; one crash after a day is answered at once."""
-    backoff = Backoff(first=1, most=5, healthy=60)
-    assert [backoff.after(0.1) for _ in range(5)] == [1, 2, 4, 5, 5]
-    assert [backoff.after(lived) for lived in (61, 0.1)] == [1, 2]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ([], True),
-        (["--linkdevice=eth0"], True),
-        (["-linkdevice", "eth0"], True),
-        (["run", "--manifests", "x"], True),
-        (["status"], False),
-        (["plan", "-o", "json"], False),
-        (["--help"], False),
-        (["run", "-h"], False),
-    ],
-)
-def test_only_the_daemon_is_supervised(arguments: list[str], *, expected: bool) -> None:
-    """`status` and its like answer once and end; started again for ever they would be of no use."""
-    assert is_daemon(arguments) is expected
