@@ -378,3 +378,22 @@ async def test_slices_count_their_generations(server: ServerUnderTest) -> None:
     said = await server.ask("PATCH", f"{path}/web-1", {"metadata": {"annotations": {"a": "1"}}}, MERGE)
     assert said.body["metadata"]["generation"] == 3
     assert (await server.ask("PATCH", f"{path}/web-1", {"addressType": "IPv6"}, MERGE)).code == 422
+
+
+async def test_nodes_bring_their_status_along(server: ServerUnderTest) -> None:
+    """A Node has no namespace, keeps the status it is created with, and changes it through /status only."""
+    name = f"node-{server.namespace}"
+    addresses = [{"type": "InternalIP", "address": "198.51.100.7"}]
+    created = await server.ask(
+        "POST", "/api/v1/nodes", {"metadata": {"name": name}, "status": {"addresses": addresses}}
+    )
+    path = f"/api/v1/nodes/{name}"
+    try:
+        assert (created.code, created.body["status"]["addresses"]) == (201, addresses)
+        assert "namespace" not in created.body["metadata"]
+        other = {"status": {"addresses": [{"type": "InternalIP", "address": "198.51.100.8"}]}}
+        assert (await server.ask("PATCH", path, other)).body["status"]["addresses"] == addresses
+        said = await server.ask("PATCH", f"{path}/status", other)
+        assert said.body["status"]["addresses"] == other["status"]["addresses"]
+    finally:
+        await server.ask("DELETE", path)

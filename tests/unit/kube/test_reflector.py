@@ -395,6 +395,43 @@ def test_a_refused_connection_costs_few_attempts() -> None:
     run_virtual(scenario())
 
 
+def test_410_lists_again_at_once() -> None:
+    """When the last list is old, a watch that is answered with 410 is followed by a list without any pause."""
+
+    async def scenario() -> None:
+        async with world() as it:
+            await it.until(lambda: it.reflector.connected)
+            await asyncio.sleep(20)
+            await it.server.stop()
+            create(it.server.cluster, "meanwhile")
+            it.server.cluster.store.compact()
+            await it.server.start()
+            it.server.faults.seen.clear()
+            await it.until(lambda: it.equal() and it.reflector.connected)
+            watch, listed, again = it.server.faults.seen
+            assert (watch.watch, listed.watch, again.watch) == (True, False, True)
+            assert listed.at - watch.at < 0.1
+
+    run_virtual(scenario())
+
+
+def test_retry_after_is_obeyed() -> None:
+    """A server that asks for 20 s is left alone for 20 s."""
+
+    async def scenario() -> None:
+        async with world() as it:
+            await it.until(lambda: it.reflector.connected)
+            it.server.faults.add(Fault(status=429, retry_after=20, times=1))
+            await it.server.stop()
+            await it.server.start()
+            it.server.faults.seen.clear()
+            await it.until(lambda: len(it.server.faults.seen) == 2)
+            refused, next_one = it.server.faults.seen
+            assert 20 <= next_one.at - refused.at <= 21
+
+    run_virtual(scenario())
+
+
 # --- silence ---
 
 
