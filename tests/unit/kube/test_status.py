@@ -213,9 +213,10 @@ async def test_another_writer_wins_after_three_flips_and_is_named(world: World, 
     failures = await target.apply(changes)
     assert (failures[KEY].reason, failures[KEY].severity) == ("ForeignWriter", Severity.PERMANENT)
     assert "other-lb" in failures[KEY].message
+    world.clock.elapsed += TRUCE_SECONDS / 2
     assert (await target.apply(changes))[KEY].reason == "ForeignWriter"
     assert world.raw()["status"]["loadBalancer"]["ingress"][0]["ip"] == "198.51.100.7"
-    world.clock.elapsed += TRUCE_SECONDS
+    world.clock.elapsed += TRUCE_SECONDS / 2
     assert await target.apply(changes) == {}
     assert world.raw()["status"]["loadBalancer"]["ingress"][0]["ip"] == "203.0.113.1"
 
@@ -243,3 +244,14 @@ async def test_what_was_known_of_a_service_that_is_gone_is_forgotten(world: Worl
     world.services.clear()
     assert await target.observe(None) == {}
     assert target._written == {}
+
+
+async def test_a_port_error_that_another_balancer_reports_is_left(world: World, target: PublishTarget) -> None:
+    """The standard condition has no prefix: only managedFields tell whose it is."""
+    service = world.create()
+    theirs = {"type": PORTS.type, "status": "True", "reason": "Theirs", "message": ""}
+    world.patch({"status": {"conditions": [theirs]}}, "cloud", "status")
+    world.sync()
+    assert await target.apply(removing(service)) == {}
+    assert [condition["reason"] for condition in world.raw()["status"]["conditions"]] == ["Theirs"]
+    assert await target.observe(None) == {}

@@ -69,7 +69,7 @@ class ServiceWriter:
         `fresh`: begin with a GET, because `compose` needs the owners. Raises `Transient` or `Permanent`.
         """
         known = None if fresh else self._cache.read().get(key)
-        current = Current(known) if known is not None and known.uid == uid else await self.fetch(key)
+        current = Current(known) if known is not None else await self.fetch(key)
         refusal: WorldError | None = None
         for _ in range(ATTEMPTS):
             if current is None or current.service.uid != uid:

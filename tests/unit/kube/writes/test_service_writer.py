@@ -9,6 +9,7 @@ from littlelb.core.plan import Failure, Severity
 from littlelb.kube.writes.patches import Patch, render_claim
 from littlelb.kube.writes.service_writer import AT_A_TIME, Current, write_each
 from littlelb.testing.fake_api_faults import Fault
+from littlelb.testing.fake_api_store import Name
 from tests.unit.kube.conftest import World
 
 
@@ -30,6 +31,18 @@ async def test_the_cache_is_told_only_what_is_newer(world: World) -> None:
     world.patch({"metadata": {"labels": {"a": "b"}}}, "kubectl")
     await world.writer.write("default/web", service.uid, compose)
     assert world.services == {}
+
+
+async def test_a_leaving_service_is_left_to_the_watch(world: World) -> None:
+    """With its last finalizer it is gone, and no answer to a patch may bring it back into the cache."""
+    service = world.create()
+    world.patch({"metadata": {"finalizers": ["example.com/theirs"]}}, "theirs")
+    world.server.cluster.delete(Name("/services", "default", "web"))
+    world.sync()
+    status = {"metadata": {"uid": service.uid}, "status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}]}}}
+    await world.writer.write("default/web", service.uid, lambda _: Patch(status))
+    assert world.raw()["status"]["loadBalancer"]["ingress"]
+    assert world.told == []
 
 
 async def test_a_write_that_needs_the_owners_begins_with_a_get(world: World) -> None:
