@@ -68,6 +68,7 @@ def test_what_is_no_readable_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "folder.yaml").mkdir()
     (tmp_path / "link.yaml").symlink_to("nowhere")
     (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    (tmp_path / "memory.yaml").symlink_to("/proc/self/mem")
     reasons = {}
     for name in list_names(tmp_path):
         found = read_file(tmp_path / name, None)
@@ -78,6 +79,7 @@ def test_what_is_no_readable_file_is_an_error(tmp_path: Path) -> None:
         "folder.yaml": "not a regular file",
         "link.yaml": "cannot be read: its symlink leads nowhere",
         "loop.yaml": "cannot be read: Too many levels of symbolic links",
+        "memory.yaml": "cannot be read: Input/output error",
         "pipe.yaml": "not a regular file",
     }
 
@@ -118,6 +120,17 @@ def test_every_link_on_the_way_is_watched(tmp_path: Path) -> None:
         elsewhere: frozenset({"current"}),
         elsewhere / "v1": frozenset({"b.yaml"}),
     }
+
+
+def test_a_link_that_goes_up_is_followed(tmp_path: Path) -> None:
+    """`..` on the way is a step like any other."""
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a").write_text("a: 1")
+    (tmp_path / "manifests" / "a.yaml").symlink_to("../elsewhere/a")
+    found = places(tmp_path / "manifests")
+    assert found[tmp_path / "elsewhere"] == frozenset({"a"})
+    assert found[tmp_path / "manifests"] == frozenset()
 
 
 def test_a_loop_of_links_ends(tmp_path: Path) -> None:

@@ -120,6 +120,14 @@ def test_endpoints_become_slices() -> None:
     assert list(manifest.things) == [("EndpointSlice", "default/web-0-ipv4"), ("EndpointSlice", "default/web-0-ipv6")]
 
 
+def test_what_a_server_takes_is_taken() -> None:
+    """A headless Service without ports, and a slice whose port is null (all ports)."""
+    bare = "apiVersion: v1\nkind: Service\nmetadata: {name: bare}\n"
+    manifest = read(bare, PODS.replace("port: 8080", "port: null"))
+    assert not manifest.errors
+    assert [type(thing) for thing, _ in manifest.things.values()] == [Service, EndpointSlice]
+
+
 def test_other_kinds_are_ignored_and_named() -> None:
     """A Deployment beside its Service is no error; neither is a Service of another API group."""
     manifest = read(

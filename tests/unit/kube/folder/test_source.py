@@ -2,11 +2,13 @@
 
 import asyncio
 import shutil
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from littlelb.core.model import EndpointSlice, Node, Service
 from littlelb.kube.folder import FolderSource, ManifestError, Pace
@@ -209,6 +211,45 @@ def test_too_many_files_are_an_error(tmp_path: Path) -> None:
     world.write("b.yaml", service("api"))
     assert world.load() == {}
     assert "more than 1 manifests" in world.source.errors[0].reason
+
+
+def test_kinds_that_no_balancer_reads_are_named_once(world: World) -> None:
+    """A Deployment beside its Service gets one notice, and no second one when the file changes."""
+    deployment = "apiVersion: apps/v1\nkind: Deployment\n"
+    with capture_logs() as logs:
+        world.write("a.yaml", service("web"), deployment)
+        world.load()
+        world.write("a.yaml", service("web", 81), deployment)
+        assert world.load() == {"web": 81}
+    assert [(line["event"], line["file"], line["kind"]) for line in logs] == [
+        ("manifests.ignored", "a.yaml", "apps/v1 Deployment")
+    ]
+
+
+def test_an_error_and_its_recovery_are_logged_once(world: World) -> None:
+    """Not at every look."""
+    with capture_logs() as logs:
+        world.write("a.yaml", service("web", 0))
+        world.load()
+        world.load()
+        world.write("a.yaml", service("web"))
+        world.load()
+        world.load()
+    assert [line["event"] for line in logs] == ["manifests.error", "manifests.recovered"]
+    assert (logs[0]["file"], logs[0]["document"], logs[0]["line"]) == ("a.yaml", 1, 4)
+
+
+def test_a_settled_file_is_not_read_again(world: World) -> None:
+    """Its stamp says that it is as it was."""
+    world.write("a.yaml", service("web"))
+    world.load()
+    # What makes a stamp settled is the time of the last change, which nobody can set: so wait until it is past.
+    changed = (world.folder / "a.yaml").stat().st_ctime
+    while time.time() - changed < 1.01:
+        time.sleep(0.05)
+    world.load()
+    assert world.load() == {"web": 80}
+    assert world.services.upserts == ["default/web"]
 
 
 def test_a_file_name_of_odd_bytes_is_shown_printable(world: World) -> None:
