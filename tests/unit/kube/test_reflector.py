@@ -84,9 +84,11 @@ class Table:
     things: dict[str, Thing] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
     lists: int = 0
+    upserts: int = 0
 
     def upsert(self, item: Thing) -> None:
         """Take an object."""
+        self.upserts += 1
         self.things[item.key] = item
 
     def remove(self, key: str) -> None:
@@ -283,10 +285,11 @@ def test_resumes_without_a_list() -> None:
     async def scenario() -> None:
         async with world() as it:
             await it.until(lambda: it.reflector.connected)
+            touch(it.server.cluster, "svc-0", "soon")
             await asyncio.sleep(3_600)
             touch(it.server.cluster, "svc-0", "later")
             await it.until(it.equal)
-            assert it.table.lists == 1
+            assert (it.table.lists, it.table.upserts) == (1, 3 + 2)
 
     run_virtual(scenario())
 
