@@ -10,6 +10,7 @@ touch the API and the other way round; `join` puts it on a LAN as well, as one o
 
 import itertools
 import os
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -68,6 +69,7 @@ class ControlPlane:
 
     def __init__(self, binaries: Binaries, folder: Path | None = None) -> None:
         """Prepare everything; `start` runs it. Data, keys and logs go to `folder`, by default a temporary one."""
+        self._temporary = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix="littlelb-controlplane-"))
         self.logs = self.folder / "logs"
         self.logs.mkdir(parents=True)
@@ -96,10 +98,18 @@ class ControlPlane:
         return self
 
     def close(self) -> None:
-        """Stop all, controllers first and etcd last, and remove the namespace; the folder with the logs stays."""
+        """Stop all, controllers first and etcd last, and remove the namespace; the folder with the logs stays.
+
+        Leaving the `with` block without an error removes the folder too, if it was not given.
+        """
         for process in (self.controllers, self.api, self.etcd):
             process.stop(timeout=10)
         self._network.close()
+
+    def _forget(self) -> None:
+        """Remove the folder if it is a temporary one that we made: nobody has to clear such folders up by a pattern."""
+        if self._temporary:
+            shutil.rmtree(self.folder)
 
     def heal(self) -> None:
         """Bring back what a test stopped, killed or froze."""
@@ -270,3 +280,5 @@ class ControlPlane:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        if error is None:
+            self._forget()
