@@ -17,6 +17,7 @@ from littlelb.core.model import Ip, Placement, Reason
 from littlelb.core.plan import Changes, Failure, diff
 from littlelb.host.address import AddressTarget
 from littlelb.host.netlink import PROTOCOL, Netlink
+from littlelb.host.sysctl import find_obstacles
 from littlelb.testing.lan import Lan, lan_address, vip
 from littlelb.testing.netns import Namespace
 
@@ -310,3 +311,27 @@ def test_broken_netlink_socket_is_replaced(lan: Lan) -> None:
             assert netlink._route is not broken
 
     lan.balancer.call(lambda: asyncio.run(main()))
+
+
+@pytest.mark.parametrize(("arp_ignore", "found"), [("0", True), ("1", True), ("2", False), ("8", False)])
+def test_which_arp_ignore_hides_a_host_prefix(lan: Lan, arp_ignore: str, found: bool) -> None:
+    """Values above 1 keep a host prefix from being found on the LAN, and that is what `find_obstacles` says."""
+    address = vip(7)[0]
+    lan.balancer.sysctl("net.ipv4.conf.eth0.arp_ignore", arp_ignore)
+
+    async def script(target: AddressTarget) -> None:
+        await repair(target, host_prefix(address))
+        subjects = [obstacle.subject for obstacle in find_obstacles("eth0", link_prefix=False)]
+        assert subjects == ([] if found else [f"net/ipv4/conf/eth0/arp_ignore = {arp_ignore}"])
+
+    with_target(lan.balancer, script)
+    with lan.balancer.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.bind((str(address), 80))
+        listener.listen()
+        with lan.client.socket(socket.AF_INET, socket.SOCK_STREAM) as dialler:
+            dialler.settimeout(10)
+            if found:
+                dialler.connect((str(address), 80))
+            else:
+                with pytest.raises(OSError, match="No route to host"):
+                    dialler.connect((str(address), 80))
