@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from littlelb.core.ipam.requests import ADDRESS_ANNOTATIONS, KNOWN_ANNOTATIONS, POOL_ANNOTATIONS, RANGES_ANNOTATION
 from littlelb.core.model import (
     Condition,
     Endpoint,
@@ -127,6 +128,15 @@ def test_a_whole_service_is_reduced_to_what_a_balancer_needs() -> None:
             Condition("LoadBalancerPortsError", "True", "", ""),
         ),
     )
+
+
+@pytest.mark.parametrize(
+    "name", [*ADDRESS_ANNOTATIONS, *POOL_ANNOTATIONS, *sorted(KNOWN_ANNOTATIONS), RANGES_ANNOTATION]
+)
+def test_every_annotation_that_the_core_reads_is_kept(name: str) -> None:
+    """None is dropped on the way."""
+    metadata = {"name": "web", "annotations": {name: "x", "example.com/other": "y"}}
+    assert build_service(msgspec.convert({"metadata": metadata}, WireService)).annotations == {name: "x"}
 
 
 def test_an_empty_service_has_the_defaults_of_the_api() -> None:

@@ -1,9 +1,14 @@
 """Objects of a folder, judged as the API server would judge them."""
 
+import copy
+from typing import Any
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from littlelb.core.model import EndpointSlice, Node, Service, ServiceType
-from littlelb.kube.folder.documents import parse_file
+from littlelb.kube.folder.documents import Document, Json, Parsed, parse_file
 from littlelb.kube.folder.objects import Manifest, read_manifest
 
 WEB = """\
@@ -238,3 +243,35 @@ def test_a_long_reason_is_cut() -> None:
     """A megabyte of text in the wrong place does not become a megabyte of log."""
     (error,) = read(WEB.replace("type: LoadBalancer", f"type: {'x' * 1_000_000}")).errors
     assert len(error.reason) <= 300
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+SOUND = [document.value for document in parse_file("x.yaml", f"{WEB}---\n{PODS}---\n{NODE}".encode()).documents]
+
+
+def paths(whole: Json, prefix: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """Name every place of an object."""
+    inside: list[tuple[str | int, Json]] = []
+    if isinstance(whole, dict):
+        inside = list(whole.items())
+    elif isinstance(whole, list):
+        inside = list(enumerate(whole))
+    return [place for step, value in inside for place in ((*prefix, step), *paths(value, (*prefix, step)))]
+
+
+@given(st.data())
+def test_any_mutation_is_an_object_or_an_error(data: st.DataObject) -> None:
+    """One value replaced by anything: taken, ignored, or an error, and never an exception."""
+    whole: Any = copy.deepcopy(data.draw(st.sampled_from(SOUND)))
+    *way, last = data.draw(st.sampled_from(paths(whole)))
+    place = whole
+    for step in way:
+        place = place[step]
+    place[last] = data.draw(VALUES)
+    manifest = read_manifest("x.yaml", Parsed([Document(1, whole)]))
+    assert manifest.things or manifest.errors or manifest.ignored
+    assert all(error.reason.isprintable() and error.reason for error in manifest.errors)
