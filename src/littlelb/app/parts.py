@@ -80,8 +80,7 @@ class Parts:
             )
             return True
         stored, self.stored = self.stored, None
-        slices = (piece.restore() for piece in stored.slices)
-        self.store.recall(stored.services, slices, (node.restore() for node in stored.nodes))
+        self.store.recall(*stored.restore())
         self.from_state_file = True
         log.warning(
             "source.silent",

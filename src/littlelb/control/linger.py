@@ -13,7 +13,8 @@ class Linger:
         self._until: dict[Ip, tuple[float, frozenset[Key]]] = {}
 
     def start(self, removed: Mapping[Frontend, Forward], wanted: Mapping[Frontend, Forward], now: float) -> None:
-        """Begin the drain of frontends that go now; an address that is wanted again does not drain."""
+        """Forget what has ended, begin the drain of frontends that go now; a wanted address does not drain."""
+        self._until = {address: entry for address, entry in self._until.items() if entry[0] > now}
         for address in {frontend.address for frontend in wanted} & self._until.keys():
             del self._until[address]
         for frontend, forward in removed.items():
@@ -27,9 +28,8 @@ class Linger:
         return address in self._until and self._until[address][0] > now
 
     def services(self, now: float) -> frozenset[Key]:
-        """Services that still have a draining address; what has ended is forgotten."""
-        self._until = {address: entry for address, entry in self._until.items() if entry[0] > now}
-        return frozenset(key for _, services in self._until.values() for key in services)
+        """Services that still have a draining address."""
+        return frozenset(key for until, services in self._until.values() if until > now for key in services)
 
     @property
     def next_deadline(self) -> float | None:

@@ -92,7 +92,11 @@ class Loop:
         self.last = result
 
     async def _wait(self) -> None:
-        """Sleep until something changed, or a timer is due."""
+        """Sleep until something changed, or a timer is due; before everything was listed, timers mean nothing."""
+        if not self._store.ready:
+            await self._woken.wait()
+            self._woken.clear()
+            return
         deadlines = [self._next_full, *self._conflicts.values()]
         if self._reconciler.next_deadline is not None:
             deadlines.append(self._reconciler.next_deadline)

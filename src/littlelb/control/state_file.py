@@ -109,6 +109,10 @@ class Stored(msgspec.Struct):
     nodes: list[StoredNode]
     grants: dict[Key, StoredGrant]
 
+    def restore(self) -> tuple[list[Service], list[EndpointSlice], list[Node]]:
+        """Give the world as the store takes it. Raises ValueError for addresses that are none."""
+        return self.services, [piece.restore() for piece in self.slices], [node.restore() for node in self.nodes]
+
     def granted(self) -> dict[Key, Grant]:
         """Give the grants as the store holds them."""
         return {
@@ -135,7 +139,7 @@ def encode_world(snapshot: Snapshot, grants: Mapping[Key, Grant], written: float
 
 
 def decode_world(content: bytes) -> Stored:
-    """Read the file's bytes. Raises `msgspec.DecodeError` for what is none, or of another version."""
+    """Read the file's bytes. Raises `msgspec.DecodeError` or ValueError for what is none, or of another version."""
     stored = msgspec.msgpack.decode(content, type=Stored)
     if stored.version != VERSION:
         raise msgspec.ValidationError(f"version {stored.version}, this program writes version {VERSION}")
@@ -155,7 +159,9 @@ class StateFile:
         try:
             if self._path.stat().st_size > MAX_BYTES:
                 raise msgspec.ValidationError(f"larger than {MAX_BYTES} bytes")
-            return decode_world(self._path.read_bytes())
+            stored = decode_world(self._path.read_bytes())
+            stored.restore()
+            return stored  # noqa: TRY300  (everything above may raise)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, msgspec.DecodeError) as error:

@@ -1,0 +1,226 @@
+"""When a pass is made, in virtual time."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from littlelb.control.loop import Loop, Timings
+from littlelb.control.reconciler import PassResult, Reconciler
+from littlelb.control.store import Store
+from littlelb.core.interfaces import Phase
+from littlelb.core.plan import Failure
+from littlelb.testing.clock import LoopClock, run_virtual
+from littlelb.testing.fake_target import FakeTarget
+from tests.worlds import HOST, STAND_ALONE, frontend, ip, service
+
+VIP = "203.0.113.7"
+
+
+@dataclass
+class Engine:
+    """A loop on a fake world, and what its passes did."""
+
+    loop: Loop
+    store: Store
+    forward: FakeTarget[Any, Any]
+    address: FakeTarget[Any, Any]
+    passes: list[tuple[float, PassResult]] = field(default_factory=list)
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def times(self) -> list[float]:
+        return [round(when, 2) for when, _ in self.passes]
+
+    def list_all(self) -> None:
+        self.store.services.retain(frozenset(self.store.services.items))
+        self.store.slices.retain(frozenset())
+        self.store.nodes.retain(frozenset())
+
+
+def _run(scenario: Callable[[Engine], Coroutine[Any, Any, None]], timings: Timings | None = None) -> None:
+    async def whole() -> None:
+        clock = LoopClock()
+        forward = FakeTarget[Any, Any](Phase.FORWARD, lambda state: state.forwards)
+        address = FakeTarget[Any, Any](Phase.ADDRESS, lambda state: state.placements)
+        store = Store(STAND_ALONE, HOST, lambda: engine.loop.wake())  # noqa: PLW0108  (made below)
+        reconciler = Reconciler(store, [forward, address], clock)
+        loop = Loop(store, reconciler, clock, lambda done: engine.passes.append((clock.monotonic(), done)), timings)
+        engine = Engine(loop, store, forward, address)
+        engine.task = asyncio.create_task(loop.run())
+        try:
+            await scenario(engine)
+        finally:
+            engine.task.cancel()
+
+    run_virtual(whole())
+
+
+def test_nothing_happens_before_everything_was_listed() -> None:
+    """However long that takes."""
+
+    async def scenario(engine: Engine) -> None:
+        engine.store.services.upsert(service("web", VIP))
+        await asyncio.sleep(100)
+        assert engine.passes == []
+        engine.list_all()
+        await asyncio.sleep(1)
+        assert engine.address.world.keys() == {ip(VIP)}
+
+    _run(scenario)
+
+
+def test_a_burst_of_changes_is_one_pass_or_two() -> None:
+    """The first change is taken at once, the rest together after the shortest interval."""
+
+    async def scenario(engine: Engine) -> None:
+        engine.list_all()
+        await asyncio.sleep(1)
+        done = len(engine.passes)
+        for number in range(50):
+            engine.store.services.upsert(service("web", VIP, [80 + number]))
+            await asyncio.sleep(0.0001)
+        await asyncio.sleep(1)
+        assert len(engine.passes) - done <= 3
+        assert engine.forward.world.keys() == {frontend(VIP, 129)}
+
+    _run(scenario)
+
+
+def test_the_world_is_read_again_at_every_resync() -> None:
+    """Also when nothing was said."""
+
+    async def scenario(engine: Engine) -> None:
+        engine.list_all()
+        await asyncio.sleep(1)
+        before = engine.address.full_observations
+        await asyncio.sleep(601)
+        assert engine.address.full_observations - before == pytest.approx(10, abs=1)
+
+    _run(scenario, Timings(resync_interval=60))
+
+
+def test_a_hint_makes_the_next_pass_a_full_one() -> None:
+    """Within moments: an address that somebody removed is back."""
+
+    async def scenario(engine: Engine) -> None:
+        engine.list_all()
+        engine.store.services.upsert(service("web", VIP))
+        await asyncio.sleep(1)
+        engine.address.world.clear()
+        engine.loop.hint()
+        await asyncio.sleep(0.1)
+        assert engine.address.world.keys() == {ip(VIP)}
+
+    _run(scenario)
+
+
+def test_failures_are_tried_again_later_and_later() -> None:
+    """1, 2, 4 … up to 30 seconds; a recovery starts afresh."""
+
+    async def scenario(engine: Engine) -> None:
+        engine.forward.fails[frontend(VIP)] = Failure("PortInUse", "taken")
+        engine.list_all()
+        await asyncio.sleep(0.5)
+        engine.passes.clear()
+        engine.store.services.upsert(service("web", VIP))
+        await asyncio.sleep(130)
+        gaps = [round(b - a) for a, b in zip(engine.times, engine.times[1:], strict=False)]
+        assert gaps[:6] == [1, 2, 4, 8, 16, 30]
+        engine.forward.fails.clear()
+        await asyncio.sleep(31)
+        assert engine.forward.world.keys() == {frontend(VIP)}
+
+    _run(scenario)
+
+
+def test_what_fails_beside_the_passes_is_tried_again_too() -> None:
+    """And its recovery is shown at once."""
+
+    async def scenario(engine: Engine) -> None:
+        engine.list_all()
+        await asyncio.sleep(1)
+        engine.passes.clear()
+        engine.loop.heard_outcome(failed=True)
+        await asyncio.sleep(0.5)
+        full = engine.address.full_observations
+        await asyncio.sleep(1)
+        assert engine.address.full_observations == full + 1
+        engine.loop.heard_outcome(failed=False)
+        await asyncio.sleep(0.1)
+        assert engine.address.full_observations == full + 2
+
+    _run(scenario)
+
+
+def test_an_address_of_another_machine_is_asked_for_again_after_a_while() -> None:
+    """And held when that machine has let go."""
+
+    async def scenario(engine: Engine) -> None:
+        engine.address.fails[ip(VIP)] = Failure("AddressConflict", "02:00 has it")
+        engine.list_all()
+        engine.store.services.upsert(service("web", VIP))
+        await asyncio.sleep(5)
+        assert engine.forward.world == {}
+        engine.address.fails.clear()
+        await asyncio.sleep(30)
+        assert engine.address.world.keys() == {ip(VIP)}
+
+    _run(scenario)
+
+
+def test_a_drained_address_goes_at_its_deadline() -> None:
+    """Without anybody waking the loop."""
+
+    async def scenario(engine: Engine) -> None:
+        engine.list_all()
+        engine.store.services.upsert(service("web", VIP, annotations={"littlelb.io/drain-seconds": "7"}))
+        await asyncio.sleep(1)
+        engine.store.services.remove("default/web")
+        await asyncio.sleep(6)
+        assert engine.address.world.keys() == {ip(VIP)}
+        await asyncio.sleep(2)
+        assert engine.address.world == {}
+
+    _run(scenario)
+
+
+def test_withdrawing_waits_for_drains() -> None:
+    """Then everything is gone."""
+
+    async def scenario(engine: Engine) -> None:
+        engine.list_all()
+        engine.store.services.upsert(service("web", VIP, annotations={"littlelb.io/drain-seconds": "7"}))
+        await asyncio.sleep(1)
+        assert engine.task is not None
+        engine.task.cancel()
+        started = LoopClock().monotonic()
+        await engine.loop.withdraw()
+        assert LoopClock().monotonic() - started == pytest.approx(7, abs=0.1)
+        assert engine.address.world == engine.forward.world == {}
+
+    _run(scenario)
+
+
+def test_a_pass_that_hangs_is_noticed() -> None:
+    """For the liveness probe."""
+
+    async def scenario(engine: Engine) -> None:
+        assert engine.loop.stuck_for() == 0.0
+        forever = asyncio.Event()
+
+        async def hang(_keys: object) -> dict[Any, Any]:
+            await forever.wait()
+            return {}
+
+        engine.address.observe = hang  # type: ignore[method-assign,assignment]
+        engine.list_all()
+        await asyncio.sleep(42)
+        assert engine.loop.stuck_for() == pytest.approx(42, abs=0.1)
+        forever.set()
+        await asyncio.sleep(0.1)
+        assert engine.loop.stuck_for() == 0.0
+
+    _run(scenario)
