@@ -88,14 +88,12 @@ class Reflector(Generic[K]):
         probe: Callable[[], Awaitable[None]],
     ) -> None:
         """`probe` raises when the server does not answer a cheap request; reflectors share one (`pace.SharedProbe`)."""
-        self._api, self._kind, self._sink, self._clock, self._random, self._probe = (
-            api,
-            kind,
-            sink,
-            clock,
-            random,
-            probe,
-        )
+        self._api = api
+        self._kind = kind
+        self._sink = sink
+        self._clock = clock
+        self._random = random
+        self._probe = probe
         self._log = log.bind(resource=kind.selection.resource.plural)
         self._backoff = Backoff(random)
         self._version: str | None = None
@@ -136,7 +134,6 @@ class Reflector(Generic[K]):
                 pause = self._after_end()
             except WorldError as error:
                 pause = self._after_failure(error)
-            self._connected = False
             await self._clock.sleep(pause)
 
     async def _reflect(self) -> None:
@@ -150,10 +147,12 @@ class Reflector(Generic[K]):
         """The server ended the watch in order: go on at once, unless it does so all the time."""
         if self._lived() >= HEALTHY_SECONDS:
             self._backoff.reset()
-            return 0.0
+            return 0.0  # and still `connected`: this happens every few minutes
+        self._connected = False
         return self._backoff.next()
 
     def _after_failure(self, error: WorldError) -> float:
+        self._connected = False
         self._report(error)
         relist = isinstance(error, (Gone, Invalid, _Stale))
         if relist:
