@@ -163,14 +163,13 @@ class LinkMonitor:
             self._facts = facts
             self._reactions.tell(facts)
         if known and link != before:
-            self._react(before, link)
+            self._react(link)
 
-    def _react(self, before: Link | None, link: Link | None) -> None:
+    def _react(self, link: Link | None) -> None:
         # A device that came back has lost our addresses: IPv6 ones when it went down, all of them if it is a new one.
         if link is not None and link.up:
             self._reactions.link_back()
-        if before is None or link is None or (before.index, before.up) != (link.index, link.up):
-            self._reactions.hint()
+        self._reactions.hint()
 
 
 def _report(before: HostFacts | None, now: HostFacts) -> None:

@@ -10,8 +10,12 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+import structlog
+
 from littlelb.core.model import Frontend, Listener
 from littlelb.host.sockets import Waiting, read_waiting
+
+log = structlog.get_logger(__name__)
 
 UNKNOWN = "a process of this host"
 """Whose it is can only root see, and nobody from inside another process namespace."""
@@ -35,10 +39,22 @@ class ListenerScan:
         self._read = read
         self._proc = proc
         self._owners: dict[int, str | None] = {}
+        self._seen: tuple[Listener, ...] = ()
+        self._refused = False
 
     async def __call__(self) -> tuple[Listener, ...]:
-        """Return the sockets that wait on a port and are not ours, in a stable order. Raises OSError."""
-        return await asyncio.to_thread(self._look, self._own_pids())
+        """Return the sockets that wait on a port and are not ours, in a stable order.
+
+        Where the kernel does not tell, the last answer stands, and the log says so once.
+        """
+        try:
+            self._seen = await asyncio.to_thread(self._look, self._own_pids())
+            self._refused = False
+        except OSError as error:
+            if not self._refused:
+                log.warning("listeners.unreadable", error=error.strerror)
+            self._refused = True
+        return self._seen
 
     def _look(self, own_pids: frozenset[int]) -> tuple[Listener, ...]:
         waiting = self._read()

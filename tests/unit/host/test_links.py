@@ -90,7 +90,7 @@ async def test_transcript_of_a_device_that_comes_and_goes(told: Told, kernel: Fa
         (True, True, ["link back", "hint"]),
         (False, False, ["hint"]),
         (True, True, ["link back", "hint"]),
-        (True, True, ["link back"]),
+        (True, True, ["link back", "hint"]),
     ]
 
 

@@ -1,10 +1,12 @@
 """Whose the listening sockets are."""
 
+import errno
 import os
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from littlelb.core.model import Frontend, Listener, Protocol
 from littlelb.host.listeners import UNKNOWN, ListenerScan, name_listener, read_socket_inodes
@@ -61,6 +63,22 @@ async def test_whose_it_is_may_stay_unknown(tmp_path: Path) -> None:
     """Without the right to look, or in another process namespace, the port counts all the same."""
     scan = ListenerScan(lambda: frozenset({4}), read=lambda: [SSH], proc=tmp_path)
     assert await scan() == (Listener(Protocol.TCP, None, 22, UNKNOWN),)
+
+
+async def test_unreadable_sockets_leave_the_last_answer(proc: Path) -> None:
+    """A kernel that does not tell is logged once, until it tells again."""
+    answers = iter([[SSH], None, None, [], None])
+
+    def read() -> list[Waiting]:
+        answer = next(answers)
+        if answer is None:
+            raise OSError(errno.ENOBUFS, "No buffer space available")
+        return answer
+
+    scan = ListenerScan(frozenset, read=read, proc=proc)
+    with capture_logs() as logs:
+        assert [len(await scan()) for _ in range(5)] == [1, 1, 1, 0, 0]
+    assert [line["event"] for line in logs] == ["listeners.unreadable"] * 2
 
 
 def test_real_process_has_its_sockets() -> None:
