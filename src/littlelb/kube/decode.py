@@ -29,6 +29,8 @@ from littlelb.kube.wire import (
 
 MAX_FAULT_CHARACTERS = 300
 _INITIAL_EVENTS_END = "k8s.io/initial-events-end"
+_UNFIT = (ValidationError, UnicodeDecodeError, RecursionError)
+"""What an object that does not fit its types, or that nests too deeply, raises."""
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -78,21 +80,21 @@ class _Kind(Generic[W, T]):
     def one(self, text: bytes) -> T:
         try:
             return self._build(self._one.decode(text))
-        except (ValidationError, UnicodeDecodeError) as why:
-            return self._salvage(msgspec.json.decode(_valid_utf8(text)), _fault(why))
+        except _UNFIT as why:
+            return self._salvage(_loosely(_valid_utf8(text)), _fault(why))
 
     def page(self, text: bytes) -> Page[T]:
         try:
             found = self._page.decode(text)
             return _page_of(found.metadata, tuple(map(self._build, found.items or ())))
-        except (ValidationError, UnicodeDecodeError):
-            pieces = _RAW_LIST.decode(_valid_utf8(text))
+        except _UNFIT:
+            pieces = _bounded(_RAW_LIST, _valid_utf8(text))
             return _page_of(pieces.metadata, tuple(self.one(bytes(item)) for item in pieces.items or ()))
 
     def event(self, text: bytes) -> WatchEvent[T]:
         try:
             line = self._event.decode(text)
-        except (ValidationError, UnicodeDecodeError):
+        except _UNFIT:
             return self._odd_event(_valid_utf8(text))
         meta = line.object.metadata or WireMeta()
         version = meta.resource_version or ""
@@ -104,8 +106,8 @@ class _Kind(Generic[W, T]):
 
     def _odd_event(self, text: bytes) -> WatchEvent[T]:
         """Decode an ERROR, or a line whose object does not fit its types."""
-        line = _RAW_EVENT.decode(text)
-        whole: object = msgspec.json.decode(line.object)
+        line = _bounded(_RAW_EVENT, text)
+        whole = _loosely(bytes(line.object))
         if line.type is EventType.ERROR:
             return WatchEvent(line.type, _status(whole))
         meta = _field(whole, "metadata", dict[str, object], {})
@@ -115,6 +117,14 @@ class _Kind(Generic[W, T]):
         return WatchEvent(line.type, self.one(bytes(line.object)), version)
 
 
+class _Named(Struct, gc=False):
+    """What every kind has."""
+
+    metadata: WireMeta | None = None
+
+
+_NAMED = Decoder(_Named)
+_ANYTHING: Decoder[object] = Decoder()
 _RAW_LIST: Decoder[_List[Raw]] = Decoder(_List[Raw])
 _RAW_EVENT: Decoder[_Event[Raw]] = Decoder(_Event[Raw])
 
@@ -135,6 +145,26 @@ def _fault(why: Exception) -> str:
     """Say why an object could not be understood: one printable line of at most 300 characters."""
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(why)[:MAX_FAULT_CHARACTERS])
     return text[:MAX_FAULT_CHARACTERS]
+
+
+def _bounded(decoder: Decoder[V], text: bytes) -> V:
+    """Decode what may nest so deeply that it is no API server's answer."""
+    try:
+        return decoder.decode(text)
+    except RecursionError:
+        raise msgspec.DecodeError("nested too deeply") from None
+
+
+def _loosely(text: bytes) -> object:
+    """Decode without types; where even that cannot be (a number of thousands of digits), the metadata alone."""
+    try:
+        return _bounded(_ANYTHING, text)
+    except ValidationError:
+        pass  # said in the fault already
+    try:
+        return msgspec.to_builtins(_NAMED.decode(text))
+    except ValidationError:
+        return None
 
 
 def _valid_utf8(text: bytes) -> bytes:

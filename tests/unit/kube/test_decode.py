@@ -168,6 +168,25 @@ def test_a_fault_is_one_short_printable_line() -> None:
     assert fault.isprintable()
 
 
+def test_a_number_of_thousands_of_digits_is_a_fault() -> None:
+    """It fits no type of ours and none of the decoder's; the object keeps its name."""
+    bad = json.dumps(SERVICE).encode().replace(b'"port": 80', b'"port": ' + b"9" * 6000)
+    found = decode_service(bad)
+    assert found.key == "shop/web"
+    assert "out of range" in found.fault
+    nameless = decode_service(bad.replace(b'"labels": {"app": "web"}', b'"labels": 7'))
+    assert nameless.fault
+    assert nameless.name == ""
+
+
+@pytest.mark.parametrize("decode", [decode_service, decode_service_page, decode_service_event])
+def test_what_nests_too_deeply_is_an_error(decode: Any) -> None:
+    """No API server answers so."""
+    deep = b"[" * 5000 + b"]" * 5000
+    with pytest.raises(msgspec.DecodeError, match="nested too deeply"):
+        decode(b'{"type": "ADDED", "unknown": ' + deep + b', "items": [], "object": {}}')
+
+
 def test_invalid_utf8_does_not_spoil_a_page() -> None:
     """Bytes that are no text are replaced, as Go's decoder does."""
     text = page(SERVICE, SERVICE).replace(b'"203.0.113.7"', b'"\xff\xfe"')
