@@ -3,7 +3,9 @@
 import asyncio
 import errno
 import json
+import os
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import ip_address
 from typing import Any
@@ -335,3 +337,40 @@ def test_which_arp_ignore_hides_a_host_prefix(lan: Lan, arp_ignore: str, found: 
             else:
                 with pytest.raises(OSError, match="No route to host"):
                     dialler.connect((str(address), 80))
+
+
+NO_RIGHT = """
+import asyncio, ipaddress
+from littlelb.announce.probe import LanProber
+from littlelb.core.model import Placement
+from littlelb.core.plan import Changes
+from littlelb.host.address import AddressTarget
+from littlelb.host.netlink import Netlink
+
+async def main():
+    async with Netlink() as netlink:
+        target = AddressTarget(netlink, LanProber())
+        held = await target.observe(None)
+        new = {ipaddress.ip_address("203.0.113.8"): Placement(device="eth0", prefix_length=32)}
+        failures = await target.apply(Changes(add=new, remove=held))
+        for address, failure in failures.items():
+            print(address, failure.reason, failure.severity, "CAP_NET_ADMIN" in failure.message)
+
+asyncio.run(main())
+"""
+
+
+def test_without_the_right(lan: Lan) -> None:
+    """A process without CAP_NET_ADMIN reads what is held, and each change fails with the remedy."""
+
+    async def hold(target: AddressTarget) -> None:
+        await repair(target, host_prefix(vip(7)[0]))
+
+    with_target(lan.balancer, hold)
+    done = lan.balancer.run(
+        ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", sys.executable, "-c", NO_RIGHT],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("203.0.113.")]
+    assert sorted(lines) == [f"203.0.113.{number} NotPermitted permanent True" for number in (7, 8)]
+    assert shown(lan.balancer, vip(7)[0])
