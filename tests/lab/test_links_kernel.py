@@ -98,7 +98,7 @@ def with_daemon(lan: Lan, script: Callable[[Daemon], Awaitable[None]], buffer: i
 async def eventually(state: Callable[[], bool]) -> None:
     """Wait for something that nobody tells of; fail at the deadline."""
     async with asyncio.timeout(DEADLINE_SECONDS):
-        while not state():  # noqa: ASYNC110  (another machine's cache)
+        while not state():
             await asyncio.sleep(0.01)
 
 
