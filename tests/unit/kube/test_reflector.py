@@ -294,6 +294,21 @@ def test_resumes_without_a_list() -> None:
     run_virtual(scenario())
 
 
+def test_bookmarks_keep_a_quiet_watch_young() -> None:
+    """Where only other kinds change, bookmarks move the version on, so that compaction costs no new list."""
+
+    async def scenario() -> None:
+        async with world() as it:
+            await it.until(lambda: it.reflector.connected)
+            it.server.cluster.create(Name("/nodes", "", "n1"), {})
+            await asyncio.sleep(120)
+            it.server.cluster.store.compact()
+            await asyncio.sleep(3_600)
+            assert it.table.lists == 1
+
+    run_virtual(scenario())
+
+
 @pytest.mark.parametrize("fault", [Fault(watch=True, bytewise=True), Fault(watch=False, bytewise=True)])
 def test_bytes_may_come_one_by_one(fault: Fault) -> None:
     """Chunk borders mean nothing, in lists and in watches."""
