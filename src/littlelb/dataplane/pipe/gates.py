@@ -16,8 +16,8 @@ import sys
 from typing import Final
 
 from littlelb.dataplane.pipe.flow import Backend
-from littlelb.dataplane.pipe.relay import Connection, Relay, Tally
-from littlelb.dataplane.pipe.routes import Route
+from littlelb.dataplane.pipe.relay import Connection, Relay
+from littlelb.dataplane.pipe.routes import Route, Tally
 from littlelb.dataplane.pipe.wire import Json
 
 _AT_ONCE: Final = 32

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from littlelb.dataplane.pipe.descriptors import PIPE_BYTES, Connect, Pipe, Pipes, dial, set_linger, shut
 from littlelb.dataplane.pipe.flow import BACKEND, CLIENT, Backend, Flow, State, Step
-from littlelb.dataplane.pipe.routes import Route
+from littlelb.dataplane.pipe.routes import Route, Tally
 
 BUFFER_BYTES: Final = 32 << 10
 _TURNS: Final = 16
@@ -29,18 +29,6 @@ _LOOP: Final = 40
 _readv, _write = os.readv, os.write
 
 
-class Tally:
-    """What one frontend, or one backend of it, has seen."""
-
-    __slots__ = ("accepted", "active", "failed", "moved")
-
-    def __init__(self) -> None:
-        """Start at zero."""
-        self.accepted = self.active = self.failed = 0
-        self.moved = [0, 0]
-        """Bytes from clients, bytes from backends, of connections that have ended."""
-
-
 class Door(Protocol):
     """What a connection needs of the frontend that let it in."""
 
@@ -53,7 +41,7 @@ class Door(Protocol):
 class Half:
     """One direction of a connection."""
 
-    __slots__ = ("conn", "dst", "hung", "left", "moved", "other", "pending", "side", "src")
+    __slots__ = ("bulk", "conn", "dst", "hung", "left", "moved", "other", "pending", "side", "src")
 
     def __init__(self, conn: "Connection", side: int) -> None:
         """Make the direction in which `side` sends."""
@@ -67,6 +55,8 @@ class Half:
         self.hung = False
         """The source has said that its end (FIN, RST) stands in the queue: read until it is met."""
         self.moved = 0
+        self.bulk = False
+        """The last turn was more than a buffer: begin the next with splice."""
         self.other = self
 
 
@@ -233,6 +223,9 @@ class Relay:
         self.perform(half.conn, half.conn.error())
 
     def _copy(self, half: Half) -> None:
+        if half.bulk:
+            self._splice(half)
+            return
         while True:
             try:
                 count = _readv(half.src, self._buffers)
@@ -264,10 +257,18 @@ class Relay:
     def _splice(self, half: Half) -> None:
         pipe = self.pipes.take()
         if pipe is None:
+            half.bulk = False
             self.ready.append(half)
             return
+        before = half.moved
         half.pending = pipe
         half.left = 0
+        try:
+            self._splice_turns(half, pipe)
+        finally:
+            half.bulk = half.moved - before >= BUFFER_BYTES
+
+    def _splice_turns(self, half: Half, pipe: Pipe) -> None:
         for _ in range(_TURNS):
             try:
                 count = os.splice(half.src, pipe[1], PIPE_BYTES, flags=_SPLICE)

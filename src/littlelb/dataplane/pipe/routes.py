@@ -86,6 +86,18 @@ class Route:
             self._suspects[backend] = until
 
 
+class Tally:
+    """What one frontend, or one backend of it, has seen."""
+
+    __slots__ = ("accepted", "active", "failed", "moved")
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.accepted = self.active = self.failed = 0
+        self.moved = [0, 0]
+        """Bytes from clients, bytes from backends, of connections that have ended."""
+
+
 def _backend(item: object) -> Backend:
     match sequence(item):
         case [address, port]:

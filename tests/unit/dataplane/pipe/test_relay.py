@@ -9,8 +9,8 @@ import pytest
 
 from littlelb.dataplane.pipe.descriptors import Pipes
 from littlelb.dataplane.pipe.flow import Backend, State
-from littlelb.dataplane.pipe.relay import BUFFER_BYTES, Connection, Relay, Tally
-from littlelb.dataplane.pipe.routes import Route
+from littlelb.dataplane.pipe.relay import BUFFER_BYTES, Connection, Relay
+from littlelb.dataplane.pipe.routes import Route, Tally
 
 A: Backend = ("10.1.0.1", 80)
 B: Backend = ("10.1.0.2", 80)
