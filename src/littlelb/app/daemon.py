@@ -28,6 +28,8 @@ PATIENCE_SECONDS = 5.0
 """How long the API server may take to list everything before the state file is used."""
 WITHDRAW_SECONDS = 8.0
 """What a withdrawal may take beside the drain."""
+WITHDRAW_WRITES_PER_SECOND = 200
+"""Withdrawing writes two or three times on each Service, and somebody waits for the exit."""
 SAVE_SECONDS = 5.0
 COUNT_SECONDS = 5.0
 PROGRESS_SECONDS = 2.0
@@ -122,6 +124,8 @@ class Daemon:
             return
         drain = max((f.withdraw_seconds for f in parts.reconciler.state.forwards.values()), default=0)
         log.info("daemon.withdraws", drain_seconds=drain)
+        if parts.speech is not None:
+            parts.speech.budget.set_pace(WITHDRAW_WRITES_PER_SECOND, 2 * WITHDRAW_WRITES_PER_SECOND)
         try:
             async with asyncio.timeout(drain + WITHDRAW_SECONDS):
                 await parts.loop.withdraw()

@@ -17,7 +17,7 @@ from littlelb.control.loop import Loop
 from littlelb.control.reconciler import PassResult, Reconciler
 from littlelb.control.state_file import StateFile, Stored, encode_world
 from littlelb.control.store import Store
-from littlelb.core.model import Claim, Frontend, HostFacts, Ip, Publication, Service
+from littlelb.core.model import Claim, Frontend, HostFacts, Ip, Key, Publication, Service
 from littlelb.core.story import changed_keys, tell
 from littlelb.dataplane.pipe.crew import PipeSettings
 from littlelb.dataplane.pipe.plane import PipePlane
@@ -30,7 +30,7 @@ from littlelb.kube.claim import ClaimTarget
 from littlelb.kube.decode import decode_service
 from littlelb.kube.events import Desk, Recorder
 from littlelb.kube.status import PublishTarget
-from littlelb.kube.writes.budget import make_write_budget
+from littlelb.kube.writes.budget import TokenBucket, make_write_budget
 from littlelb.kube.writes.deferred import BoundedTarget, DeferredTarget
 from littlelb.kube.writes.service_writer import Cache, ServiceWriter
 
@@ -42,6 +42,7 @@ class Speech:
     """What speaks to the API server: finalizers, status, Events."""
 
     parts: ApiParts
+    budget: TokenBucket
     claim: BoundedTarget[Claim]
     publish: DeferredTarget[Publication]
     recorder: Recorder
@@ -114,11 +115,20 @@ class Parts:
         for happening in tell(result.before, result.after, changed_keys(result.before, result.after)):
             warn = log.warning if happening.type == "Warning" else log.info
             warn("service.event", service=happening.service, reason=happening.reason, note=happening.note)
-            service = self.store.services.items.get(happening.service)
-            if service is not None and self.speech is not None and not self.from_state_file:
+            if self.speech is not None and not self.from_state_file:
+                service = self._regarded(happening.service, result)
                 self.speech.recorder.record(service, happening.type, happening.reason, happening.action, happening.note)
         for listener in self.on_pass:
             listener(result)
+
+    def _regarded(self, key: Key, result: PassResult) -> Service:
+        """Find whom an Event is about; one that is gone by now is named as it was decided last."""
+        service = self.store.services.items.get(key)
+        if service is not None:
+            return service
+        namespace, _, name = key.partition("/")
+        last = result.before.decisions.get(key)
+        return Service(namespace=namespace, name=name, uid=last.uid if last is not None else "")
 
 
 class _Wires:
@@ -215,6 +225,7 @@ def _speech(api: ApiParts, store: Store, clock: SystemClock, wires: _Wires) -> S
     publish = PublishTarget(writer, clock)
     return Speech(
         parts=api,
+        budget=budget,
         claim=BoundedTarget(ClaimTarget(writer), clock),
         publish=DeferredTarget(publish, wires.outcome),
         recorder=Recorder(desk),

@@ -1,7 +1,6 @@
 """Where the objects come from: an API server, or a folder. Both tell the store, and say how they fare."""
 
 import asyncio
-import os
 import socket
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
@@ -113,14 +112,8 @@ class ApiParts:
 
 def connect(config: Config, clock: Clock) -> ApiParts:
     """Choose credentials and build the client; nothing is sent yet. Raises `ConfigError`."""
-    pod = InCluster(config.service_host, config.service_port) if config.service_host else None
-    credentials = choose_credentials(
-        os.pathsep.join(str(path) for path in config.kubeconfig),
-        pod,
-        str(config.home / ".kube" / "config"),
-        clock,
-        config.environment,
-    )
+    pod = InCluster(config.service_host, config.service_port) if config.in_cluster else None
+    credentials = choose_credentials(config.kubeconfig, pod, config.default_kubeconfig, clock, config.environment)
     transport = Transport(credentials)
     return ApiParts(transport, Api(transport), credentials.server)
 

@@ -25,6 +25,8 @@ class Outcome:
 
     changes: int = 0
     failures: dict[Frontend | Ip | Key, Failure] = field(default_factory=dict)
+    blocking: dict[Frontend | Ip | Key, Failure] = field(default_factory=dict)
+    """Those that keep something from being served: all but PUBLISH's, which only keeps it from being known."""
     unread: dict[str, Failure] = field(default_factory=dict)
     """Targets that could not be observed, by phase name."""
 

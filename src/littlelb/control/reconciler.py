@@ -80,21 +80,21 @@ class Reconciler:
     async def run_pass(self, *, full: bool) -> PassResult:
         """Bring the world to what the store says it should be."""
         state = compute(self._store.snapshot(), None if full and self._decided is None else self._decided)
-        result = await self._apply(state, full=full or state.touched is None)
+        outcome = Outcome()
+        result = await self._apply(state, outcome, full=full or state.touched is None)
         self._decided = state
-        self._tell_store(state, result.report.failures)
+        self._tell_store(state, outcome.blocking)
         return result
 
     async def withdraw(self) -> PassResult:
         """Take away everything that bears our mark, in order; the addresses of draining flows stay until they end."""
         self._decided = None
-        result = await self._apply(DesiredState(), full=True)
+        result = await self._apply(DesiredState(), Outcome(), full=True)
         self._store.tell_grants(dict.fromkeys(list(self._store.grants)))
         return result
 
-    async def _apply(self, state: DesiredState, *, full: bool) -> PassResult:
+    async def _apply(self, state: DesiredState, outcome: Outcome, *, full: bool) -> PassResult:
         started, before = self._clock.monotonic(), self._shown
-        outcome = Outcome()
         observed = await self._observe(state, outcome, full=full)
         await self._tear_down(state, observed, outcome)
         state = await self._bring_up(state, observed, outcome)
@@ -144,18 +144,19 @@ class Reconciler:
     async def _bring_up(self, state: DesiredState, observed: Observed, outcome: Outcome) -> DesiredState:
         """Make what is wanted, from the inside out; what fails goes no further."""
         for target in self._targets:
-            held_back = withhold(state, outcome.failures)
             if target.phase.name in outcome.unread:
                 break  # what stands before the later phases is not known: nothing new goes further
             if target.phase not in observed:
                 continue
             seen, keys = observed[target.phase]
-            wanted = target.wanted(held_back)
-            if keys is not None and target.phase is Phase.PUBLISH and outcome.failures:
+            wanted = target.wanted(withhold(state, outcome.blocking))
+            if keys is not None and target.phase is Phase.PUBLISH and outcome.blocking:
                 keys |= frozenset(k for k, v in wanted.items() if state.publications.get(k) is not v)
                 seen = await observe(target, keys, outcome) or seen
-            await apply_changes(target, diff(wanted, seen, keys).bring_up(), outcome)
-        return withhold(state, outcome.failures)
+            failed = await apply_changes(target, diff(wanted, seen, keys).bring_up(), outcome)
+            if target.phase is not Phase.PUBLISH:
+                outcome.blocking.update(failed)
+        return withhold(state, outcome.blocking)
 
     def _services_of(self, subjects: Mapping[Any, Failure]) -> set[Key]:
         """Find the Services that had a failed frontend or address, as of the previous pass."""

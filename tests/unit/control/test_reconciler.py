@@ -216,6 +216,22 @@ def test_a_move_to_an_address_of_another_machine_changes_nothing_for_clients() -
     _run(scenario)
 
 
+def test_a_publication_that_fails_takes_nothing_away() -> None:
+    """It is served though its owner cannot be told; the grant stays, and the failure is in the report."""
+
+    async def scenario(machine: Machine) -> None:
+        machine.targets[Phase.PUBLISH].fails["default/web"] = Failure("NotPermitted", "403")
+        machine.put(service("web", VIP))
+        result = await machine.go(full=True)
+        assert result.report.failures.keys() == {"default/web"}
+        assert machine.store.grants.keys() == {"default/web"}
+        assert result.after.forwards.keys() == {frontend(VIP)}
+        await machine.go(full=True)
+        assert machine.addresses == {VIP}
+
+    _run(scenario)
+
+
 def test_a_claim_that_fails_keeps_everything_else_from_being_made() -> None:
     """Nothing is made for a Service that could vanish before we have cleaned up."""
 
@@ -361,7 +377,7 @@ FAULTS = st.lists(st.sampled_from([Phase.FORWARD, Phase.ADDRESS, Phase.CLAIM, Ph
 
 
 @given(STEPS, FAULTS)
-def test_whatever_happens_the_world_becomes_what_is_wanted(
+def test_whatever_happens_the_world_becomes_what_is_wanted(  # noqa: C901  (one history, told in order)
     steps: list[tuple[str, str | None, int, bool]], faults: list[Phase]
 ) -> None:
     """Services come, move and go, targets fail for a while: in the end nothing is missing and nothing left."""
