@@ -20,11 +20,13 @@ _TURNS: Final = 16
 """Pipes full in a row before the others have their turn."""
 _MASK: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _OUT: Final = select.EPOLLOUT
+_ERR: Final = select.EPOLLERR
 _BROKEN: Final = select.EPOLLERR | select.EPOLLHUP
 _HUNG: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _READ: Final = select.EPOLLIN | _HUNG
 _SPLICE: Final = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
 _LOOP: Final = 40
+_CONNECTING, _OPEN = State.CONNECTING, State.OPEN  # looked up once: this is the hot path
 
 _readv, _write = os.readv, os.write
 
@@ -131,14 +133,14 @@ class Relay:
         conn = half.conn
         if events & _HUNG:
             half.hung = True
-        if conn.state is State.CONNECTING:
+        if conn.state is _CONNECTING:
             self._event_connecting(half, events)
             return
         conn.touched = self.now
         if events & _OUT and half.other.pending is not None:
             self.pump(half.other)
-        if events & _READ and conn.state is State.OPEN:
-            if events & select.EPOLLERR and not conn.unfinished[half.side]:
+        if events & _READ and conn.state is _OPEN:
+            if events & _ERR and not conn.unfinished[half.side]:
                 self.perform(conn, conn.error())
             else:
                 self.pump(half)
@@ -199,7 +201,7 @@ class Relay:
 
     def _pump_both(self, conn: Connection) -> None:
         self.pump(conn.up)
-        if conn.state is State.OPEN:
+        if conn.state is _OPEN:
             self.pump(conn.down)
 
     def pump(self, half: Half) -> None:
@@ -212,7 +214,7 @@ class Relay:
 
     def _broken(self, half: Half) -> None:
         """One side is dead; what it said last (an answer to a refused upload) still goes out before the RST."""
-        if half.conn.state is not State.OPEN:
+        if half.conn.state is not _OPEN:
             return
         other = half.other
         try:
