@@ -156,6 +156,8 @@ class World:
 
     async def close(self) -> None:
         """End everything, whatever state it is in."""
+        if self.plane._crew is None and any(self.path.glob("worker-*.sock")):
+            await self.start()  # somebody else started them: they are adopted, and ended
         if self.plane._crew is not None:
             self.workers()
             await self.stop(keep=False)

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -158,8 +157,6 @@ async def test_a_removed_frontend_refuses_at_once(world: World, withdraw: int) -
 
 async def test_two_thousand_frontends_in_one_batch(world: World) -> None:
     """2,000 frontends are applied, observed and served; the one whose port is taken fails alone and names the owner."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     wanted = {frontend(host): forward(2) for host in range(1000, 3000)}
     with servers(h2=echo(b"2")), socket.create_server((address(1500), PORT)):
         await world.start()

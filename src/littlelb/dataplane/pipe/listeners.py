@@ -11,6 +11,7 @@ IP_FREEBIND binds before the address is on the device.
 
 import errno
 import os
+import resource
 import socket
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -115,6 +116,12 @@ class Listeners:
                 return Failure(Reason.FAILED, message)
             case _:
                 return Failure(Reason.FAILED, f"{render_frontend(frontend)}: {error.strerror or error}")
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process have as many descriptors as its hard limit allows: each frontend is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _family(frontend: Frontend) -> socket.AddressFamily:

@@ -29,7 +29,7 @@ from littlelb.dataplane.pipe.codec import (
     render_frontend,
 )
 from littlelb.dataplane.pipe.crew import Crew, Member, PipeSettings
-from littlelb.dataplane.pipe.listeners import Listeners
+from littlelb.dataplane.pipe.listeners import Listeners, raise_descriptor_limit
 from littlelb.dataplane.pipe.wire import Json, WireError, sequence
 
 _log = structlog.get_logger(__name__)
@@ -70,6 +70,7 @@ class PipePlane:
 
     async def start(self) -> None:
         """Adopt what an earlier daemon left, start what is missing. Raises Permanent, Transient."""
+        raise_descriptor_limit()
         async with self._lock:
             crew = self._crew = Crew(self._settings, self._loss)
             await crew.find()
