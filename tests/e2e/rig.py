@@ -37,8 +37,8 @@ DEFAULT = "192.0.2.2"
 """The balancer's own address on eth0."""
 
 
-class Rig:
-    """LAN, nodes and one daemon; leaving the `with` block removes all of it but what is in the API's namespace."""
+class Machines:
+    """The LAN, a place for files, and waiting for what happens on it."""
 
     def __init__(self, plane: ControlPlane, namespace: str) -> None:
         """`namespace`: where the test's Services live."""
@@ -47,13 +47,50 @@ class Rig:
         self.home = Path(self._folder.name)
         self.lan = Lan(vips_on_link=True, prefix="llbe2e")
         self.server = plane.attach(self.lan.balancer)
-        self.kubeconfig = daemon_kubeconfig(plane, self.server)
         self.log = self.home / "loadbalancer.log"
-        self.state_dir, self.run_dir = self.home / "state", self.home / "run"
-        self.daemon: subprocess.Popen[str] | None = None
-        self._nodes: list[str] = []
 
-    # --- the cluster -------------------------------------------------------------------------------------------------
+    def ask(self, address: str, port: int = 80, path: str = "/") -> str:
+        """Ask from the client over a new connection; empty: refused, reset, or no answer within a second."""
+        return self.lan.client.call(lambda: fetch(address, port, path))
+
+    def answers(self, address: str, port: int = 80, times: int = 8) -> set[str]:
+        """Ask several times; the names of those that answered."""
+        return {self.ask(address, port) for _ in range(times)}
+
+    def held(self) -> set[str]:
+        """IPv4 and global IPv6 addresses on eth0 of the balancer, less its own."""
+        links = json.loads(self.lan.balancer.ip("-j", "addr", "show", "dev", "eth0"))
+        found = {entry["local"] for link in links for entry in link["addr_info"] if entry["scope"] == "global"}
+        return found - self._own()
+
+    def _own(self) -> set[str]:
+        return {"192.0.2.2", "203.0.113.2", "2001:db8:0:2::2", "2001:db8:0:113::2"}
+
+    def wait(self, what: str, condition: Callable[[], object], seconds: float = 15.0) -> None:
+        """Ask until it holds; AssertionError with the end of the daemon's log when it does not in time."""
+        deadline = time.monotonic() + seconds
+        while not _holds(condition):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"waited {seconds:.0f} s in vain: {what}\n{self.log_tail()}")
+            time.sleep(0.05)
+
+    def log_tail(self, lines: int = 40) -> str:
+        """Last lines of the daemon's log."""
+        return "\n".join(self.log.read_text(encoding="utf-8").splitlines()[-lines:]) if self.log.exists() else ""
+
+    def log_events(self, name: str) -> list[dict[str, Any]]:
+        """Every entry of the daemon's log with this event name."""
+        entries = [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines() if line[:1] == "{"]
+        return [entry for entry in entries if entry.get("event") == name]
+
+
+class Cluster(Machines):
+    """What the tests say to the API as admin, and what they read there."""
+
+    def __init__(self, plane: ControlPlane, namespace: str) -> None:
+        """No node yet."""
+        super().__init__(plane, namespace)
+        self._nodes: list[str] = []
 
     def add_node(self, number: int, labels: Mapping[str, str] | None = None, *, ready: bool = True) -> str:
         """Make the Node of backend `number` (1, 2 …), 198.51.100.1`number`; return its name."""
@@ -101,7 +138,16 @@ class Rig:
         found = self.plane.admin.items("events.k8s.io/v1", "Event", self.namespace)
         return [(e["type"], e["reason"], e.get("note", "")) for e in found if e["regarding"]["name"] == name]
 
-    # --- backends ----------------------------------------------------------------------------------------------------
+
+class Rig(Cluster):
+    """All of it with web servers and one daemon; leaving the `with` block removes it, but not what is in the API."""
+
+    def __init__(self, plane: ControlPlane, namespace: str) -> None:
+        """The daemon is not started yet."""
+        super().__init__(plane, namespace)
+        self.kubeconfig = daemon_kubeconfig(plane, self.server)
+        self.state_dir, self.run_dir = self.home / "state", self.home / "run"
+        self.daemon: subprocess.Popen[str] | None = None
 
     def serve(self, number: int, *ports: int) -> "subprocess.Popen[str]":
         """Start a web server called n`number` on backend `number`, on these ports (and wait until it listens)."""
@@ -169,42 +215,6 @@ class Rig:
         assert self.daemon is not None
         assert self.daemon.poll() is None, f"the daemon ended with {self.daemon.returncode}\n{self.log_tail()}"
         return self.lan.balancer.call(lambda: fetch("127.0.0.1", 7480, "/readyz")) == "ok"
-
-    # --- what a client and the machine see ---------------------------------------------------------------------------
-
-    def ask(self, address: str, port: int = 80, path: str = "/") -> str:
-        """Ask from the client over a new connection; empty: refused, reset, or no answer within a second."""
-        return self.lan.client.call(lambda: fetch(address, port, path))
-
-    def answers(self, address: str, port: int = 80, times: int = 8) -> set[str]:
-        """Ask several times; the names of those that answered."""
-        return {self.ask(address, port) for _ in range(times)}
-
-    def held(self) -> set[str]:
-        """IPv4 and global IPv6 addresses on eth0 of the balancer, less its own."""
-        links = json.loads(self.lan.balancer.ip("-j", "addr", "show", "dev", "eth0"))
-        found = {entry["local"] for link in links for entry in link["addr_info"] if entry["scope"] == "global"}
-        return found - self._own()
-
-    def _own(self) -> set[str]:
-        return {"192.0.2.2", "203.0.113.2", "2001:db8:0:2::2", "2001:db8:0:113::2"}
-
-    def wait(self, what: str, condition: Callable[[], object], seconds: float = 15.0) -> None:
-        """Ask until it holds; AssertionError with the end of the daemon's log when it does not in time."""
-        deadline = time.monotonic() + seconds
-        while not _holds(condition):
-            if time.monotonic() > deadline:
-                raise AssertionError(f"waited {seconds:.0f} s in vain: {what}\n{self.log_tail()}")
-            time.sleep(0.05)
-
-    def log_tail(self, lines: int = 40) -> str:
-        """Last lines of the daemon's log."""
-        return "\n".join(self.log.read_text(encoding="utf-8").splitlines()[-lines:]) if self.log.exists() else ""
-
-    def log_events(self, name: str) -> list[dict[str, Any]]:
-        """Every entry of the daemon's log with this event name."""
-        entries = [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines() if line[:1] == "{"]
-        return [entry for entry in entries if entry.get("event") == name]
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
