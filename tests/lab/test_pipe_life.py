@@ -19,6 +19,7 @@ from littlelb.core.errors import Permanent
 from littlelb.core.model import Reason
 from littlelb.core.plan import Changes, diff
 from littlelb.dataplane.pipe.codec import UNSETTLED
+from littlelb.dataplane.pipe.plane import PipePlane
 from tests.lab.pipe_world import (
     PORT,
     SECONDS,
@@ -326,6 +327,28 @@ async def test_stop_ends_everything(world: World) -> None:
             await asyncio.to_thread(connect)
         await until(lambda: not any(is_worker(pid) for pid in pids))
         await until(lambda: list(world.path.iterdir()) == [])
+
+
+async def test_a_look_changes_nothing_and_an_end_ends_all(world: World) -> None:
+    """Another process sees what is served beside the daemon and after it, also by another version, and can end it."""
+    visitor = PipePlane(world.settings, lambda _: "", lambda: None)
+    stranger = PipePlane(replace(world.settings, version="0.2.0-test"), lambda _: "", lambda: None)
+    assert await visitor.look() == {}
+    assert not await asyncio.to_thread(world.path.exists)
+    with servers(h2=echo(b"2")):
+        await world.start()
+        pids = world.workers()
+        await world.plane.apply(Changes({frontend(): forward(2)}))
+        assert await visitor.look() == {frontend(): forward(2)}
+        await world.stop(keep=True)
+        assert await visitor.look() == {frontend(): forward(2)}
+        assert await stranger.look() == {frontend(): UNSETTLED}
+        assert await asyncio.to_thread(ask) == b"2"
+        await stranger.end_workers()
+        await until(lambda: not any(is_worker(pid) for pid in pids))
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.to_thread(connect)
+        assert await visitor.look() == {}
 
 
 async def test_leftovers_in_the_run_directory_are_tidied(world: World) -> None:

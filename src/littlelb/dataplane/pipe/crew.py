@@ -73,9 +73,9 @@ class Crew:
         self._netns = read_netns()
         self._closing = False
 
-    async def find(self) -> None:
-        """Meet the workers that an earlier daemon left."""
-        met = await asyncio.gather(*(self._meet(name) for name in self._directory.names()))
+    async def find(self, *, tidy: bool = True) -> None:
+        """Meet the workers that an earlier daemon left; `tidy`: remove what dead ones left."""
+        met = await asyncio.gather(*(self._meet(name, tidy=tidy) for name in self._directory.names()))
         for member in met:
             if member is None:
                 continue
@@ -87,12 +87,13 @@ class Crew:
                 self.elders.append(member)
             _log.info("pipe.worker_found", pid=member.hello.pid, version=member.hello.version, fits=member.hello.fits)
 
-    async def _meet(self, name: str) -> Member | None:
+    async def _meet(self, name: str, *, tidy: bool = True) -> Member | None:
         try:
             link = connect(self._directory.fd, name, self._lost)
         except OSError as error:
             if error.errno in {errno.ECONNREFUSED, errno.ENOENT}:
-                self._directory.remove(name)
+                if tidy:
+                    self._directory.remove(name)
             else:
                 _log.warning("pipe.worker_foreign", socket=name, error=str(error))
             return None

@@ -255,6 +255,35 @@ class PipePlane:
                 return flows
             await asyncio.sleep(_POLL_SECONDS)
 
+    async def look(self) -> Mapping[Frontend, Forward]:
+        """Return what workers serve, changing nothing: for commands beside a daemon, or without one. Raises Permanent.
+
+        Where none has ever run there is nothing; workers of another version are known by their frontends only.
+        """
+        async with self._lock:
+            if self._crew is not None or not self._settings.run_directory.exists():
+                return await self._ask_all()
+            crew = self._crew = Crew(self._settings, lambda: None)
+            try:
+                await crew.find(tidy=False)
+                for elder in crew.elders:
+                    await self._borrow(elder)
+                seen = await self._ask_all()
+                seen.update({frontend: UNSETTLED for frontend in self._listeners if frontend not in seen})
+                return seen
+            finally:
+                self._listeners.release()
+                await crew.end(keep=True)
+                self._crew = None
+
+    async def end_workers(self) -> None:
+        """Cut all flows and end all workers of this network namespace, without a `start`. Raises Permanent."""
+        async with self._lock:
+            if self._crew is None and self._settings.run_directory.exists():
+                crew = Crew(self._settings, lambda: None)
+                await crew.find()
+                await crew.end(keep=False)
+
     async def stop(self, *, keep: bool) -> None:
         """Leave workers, listeners and flows for the next daemon; or refuse, cut (RST) and end everything."""
         async with self._lock:
