@@ -132,7 +132,7 @@ def connect(directory: int, name: str, on_close: Callable[[Link], None]) -> Link
 
 def read_netns() -> int:
     """Return the inode of this process's network namespace."""
-    return Path("/proc/self/ns/net").stat().st_ino
+    return Path("/proc/thread-self/ns/net").stat().st_ino
 
 
 class RunDirectory:

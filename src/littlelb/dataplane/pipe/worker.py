@@ -166,7 +166,7 @@ def read_facts() -> Json:
         "version": __version__,
         "pid": os.getpid(),
         "started": started,
-        "netns": os.stat("/proc/self/ns/net").st_ino,  # noqa: PTH116  (the same)
+        "netns": os.stat("/proc/thread-self/ns/net").st_ino,  # noqa: PTH116  (the same)
     }
 
 
