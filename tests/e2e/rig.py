@@ -170,7 +170,7 @@ class Rig(Cluster):
         argv = [str(LOADBALANCER), "--kubeconfig", str(self.kubeconfig), "--linkdevice", "eth0", *flags]
         self.launch(argv, environment)
         if wait:
-            self.wait("the daemon is ready", self._ready)
+            self.wait("the daemon is ready", self.ready)
 
     def launch(self, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         """Start a daemon with exactly these words, and folders of its own by environment."""
@@ -211,7 +211,8 @@ class Rig(Cluster):
         """Status of one Service of the test's namespace."""
         return next(one for one in self.report().services if one.key == f"{self.namespace}/{name}")
 
-    def _ready(self) -> bool:
+    def ready(self) -> bool:
+        """Ask /readyz; AssertionError with the log when the daemon has ended."""
         assert self.daemon is not None
         assert self.daemon.poll() is None, f"the daemon ended with {self.daemon.returncode}\n{self.log_tail()}"
         return self.lan.balancer.call(lambda: fetch("127.0.0.1", 7480, "/readyz")) == "ok"
