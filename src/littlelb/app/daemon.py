@@ -142,18 +142,21 @@ class Daemon:
 
     async def _await_source(self) -> None:
         """Show the progress of the first sync; after a while serve what the state file knows."""
-        parts, started, shown = self._parts, self._clock.monotonic(), self._clock.monotonic()
+        parts = self._parts
+        started = shown = self._clock.monotonic()
+        patient = True
         while not parts.source.synced:
             await self._clock.sleep(0.05)
             now = self._clock.monotonic()
-            if now - started > PATIENCE_SECONDS and parts.recall_world():
-                started = float("inf")
+            if patient and now - started > PATIENCE_SECONDS:
+                patient = False
+                parts.recall_world()
             if now - shown > PROGRESS_SECONDS:
                 shown = now
                 counts = {progress.kind: progress.objects for progress in parts.source.progress}
                 log.info("source.syncing", source=parts.source.name, **counts)
         log.info("source.synced", source=parts.source.name, seconds=round(self._clock.monotonic() - started, 2))
-        parts.join_api()
+        parts.source_answered()
         await asyncio.Event().wait()
 
     async def _save(self) -> None:

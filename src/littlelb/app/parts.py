@@ -14,7 +14,7 @@ from littlelb.app.clock import SystemClock
 from littlelb.app.sources import ApiParts, ApiServer, Folder, Source, connect, resolve_server
 from littlelb.config import Config
 from littlelb.control.loop import Loop
-from littlelb.control.reconciler import PassResult, Reconciler
+from littlelb.control.reconciler import AnyTarget, PassResult, Reconciler
 from littlelb.control.state_file import StateFile, Stored, encode_world
 from littlelb.control.store import Store
 from littlelb.core.model import Claim, Frontend, HostFacts, Ip, Key, Publication, Service
@@ -73,14 +73,15 @@ class Parts:
         if self.speech is not None:
             await self.speech.parts.transport.close()
 
-    def recall_world(self) -> bool:
-        """Serve the last known world, as the source does not answer; True: done, or there is nothing to recall."""
+    def recall_world(self) -> None:
+        """Serve the last known world, as the source does not answer, if there is one."""
         if self.stored is None:
             log.warning(
                 "source.silent", source=self.source.name, effect="there is no state file: nothing is served yet"
             )
-            return True
+            return
         stored, self.stored = self.stored, None
+        self.reconciler.use(self.local_targets)
         self.store.recall(*stored.restore())
         self.from_state_file = True
         log.warning(
@@ -90,15 +91,24 @@ class Parts:
             services=len(stored.services),
             written=round(stored.written),
         )
-        return True
 
-    def join_api(self) -> None:
-        """The source has answered: from now on finalizers and status are written too."""
-        self.from_state_file = False
+    @property
+    def local_targets(self) -> list[AnyTarget]:
+        """Those that need nobody but this machine."""
+        return [self.plane, self.address, self.announce]
+
+    @property
+    def api_targets(self) -> list[AnyTarget]:
+        """Those that write to the API server."""
+        return [self.speech.claim, self.speech.publish] if self.speech is not None else []
+
+    def source_answered(self) -> None:
+        """Everything was listed: what the state file knew is no longer needed, and the API may be written to."""
         self.stored = None
-        if self.speech is not None:
-            self.reconciler.join([self.speech.claim, self.speech.publish])
-        self.loop.hint()
+        if self.from_state_file:
+            self.from_state_file = False
+            self.reconciler.use([*self.local_targets, *self.api_targets])
+            self.loop.hint()
 
     def changed_since_save(self) -> bool:
         """Was there a pass since the last time that this was asked?"""
@@ -181,7 +191,7 @@ async def build_parts(config: Config, clock: SystemClock, netlink: Netlink) -> P
     plane = PipePlane(pipe, wires.name_listener, wires.hint)
     address = AddressTarget(netlink, LanProber())
     announce = AnnounceTarget()
-    reconciler = Reconciler(store, [plane, address, announce], clock)
+    reconciler = Reconciler(store, [], clock)
     reactions = Reactions(partial(_tell_host, store, servers), wires.hint, announce.forget, address.expects)
     state_file = StateFile(config.state_dir)
     stored = state_file.read()
@@ -202,6 +212,7 @@ async def build_parts(config: Config, clock: SystemClock, netlink: Netlink) -> P
         speech=_speech(api, store, clock, wires) if api is not None else None,
     )
     wires.parts = parts
+    reconciler.use([*parts.local_targets, *parts.api_targets])
     return parts
 
 

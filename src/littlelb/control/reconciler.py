@@ -63,9 +63,9 @@ class Reconciler:
         self._linger = Linger()
         self._number = 0
 
-    def join(self, targets: Sequence[AnyTarget]) -> None:
-        """Work with further targets from the next pass on, which is to be a full one."""
-        self._targets = sorted([*self._targets, *targets], key=lambda target: target.phase)
+    def use(self, targets: Sequence[AnyTarget]) -> None:
+        """Work with these targets from the next pass on, which is to be a full one."""
+        self._targets = sorted(targets, key=lambda target: target.phase)
 
     @property
     def state(self) -> DesiredState:

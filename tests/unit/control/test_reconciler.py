@@ -320,7 +320,7 @@ def test_withdrawing_takes_everything_away_in_order() -> None:
     _run(scenario)
 
 
-def test_targets_that_join_later_are_served_by_a_full_pass() -> None:
+def test_targets_that_come_later_are_served_by_a_full_pass() -> None:
     """The API's targets, once the API has answered."""
 
     async def scenario(machine: Machine) -> None:
@@ -330,7 +330,7 @@ def test_targets_that_join_later_are_served_by_a_full_pass() -> None:
         machine.put(service("web", VIP))
         await reconciler.run_pass(full=True)
         assert late.world == {}
-        reconciler.join([late])
+        reconciler.use([*kernel, late])
         await reconciler.run_pass(full=True)
         assert late.world.keys() == {"default/web"}
 
