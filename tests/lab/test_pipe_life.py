@@ -340,6 +340,7 @@ async def test_a_look_changes_nothing_and_an_end_ends_all(world: World) -> None:
         pids = world.workers()
         await world.plane.apply(Changes({frontend(): forward(2)}))
         assert await visitor.look() == {frontend(): forward(2)}
+        assert visitor.pids == world.plane.pids == frozenset(pids)
         await world.stop(keep=True)
         assert await visitor.look() == {frontend(): forward(2)}
         assert await stranger.look() == {frontend(): UNSETTLED}

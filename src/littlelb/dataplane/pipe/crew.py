@@ -108,6 +108,11 @@ class Crew:
             return None
         return Member(name, link, hello)
 
+    @property
+    def pids(self) -> frozenset[int]:
+        """Process ids of all that were met and have not gone."""
+        return frozenset(member.hello.pid for member in (*self.members, *self.elders, *self._leaving))
+
     async def hire(self) -> list[Member]:
         """Start as many as are missing; return those that answer. They are members once `join` is called."""
         missing = self._settings.workers - len(self.members)

@@ -56,6 +56,7 @@ class PipePlane:
         self._listeners = Listeners(name_listener)
         self._applied: dict[Frontend, Forward] = {}
         self._crew: Crew | None = None
+        self._met: frozenset[int] = frozenset()
         self._lock = asyncio.Lock()  # between the loop's pass and the replacement of a lost worker
         self._lost = asyncio.Event()
 
@@ -63,6 +64,11 @@ class PipePlane:
     def phase(self) -> Phase:
         """Stand first in bring-up."""
         return Phase.FORWARD
+
+    @property
+    def pids(self) -> frozenset[int]:
+        """Process ids of the workers, adopted ones included, or of those that `look` met: their sockets are ours."""
+        return self._met if self._crew is None else self._crew.pids
 
     def wanted(self, state: DesiredState) -> Mapping[Frontend, Forward]:
         """Select the forwards."""
@@ -266,6 +272,7 @@ class PipePlane:
             crew = self._crew = Crew(self._settings, lambda: None)
             try:
                 await crew.find(tidy=False)
+                self._met = crew.pids
                 for elder in crew.elders:
                     await self._borrow(elder)
                 seen = await self._ask_all()
