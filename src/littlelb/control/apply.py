@@ -3,8 +3,9 @@
 A batch that fails as a whole is halved until the key at fault stands alone; it gets the error, the others go on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, TypeAlias
 
 import structlog
@@ -13,9 +14,12 @@ from littlelb.core.errors import Permanent, Transient
 from littlelb.core.interfaces import Target
 from littlelb.core.model import Frontend, Ip, Key, Reason
 from littlelb.core.plan import Changes, Failure, Severity
+from littlelb.core.state import Touched
 
 AnyTarget: TypeAlias = Target[Any, Any]  # each target has keys and values of its own
 AnyChanges: TypeAlias = Changes[Any, Any]
+SHOWN_KEYS = 20
+"""So many keys of a batch are named in the debug log."""
 log = structlog.get_logger(__name__)
 
 
@@ -29,6 +33,16 @@ class Outcome:
     """Those that keep something from being served: all but PUBLISH's, which only keeps it from being known."""
     unread: dict[str, Failure] = field(default_factory=dict)
     """Targets that could not be observed, by phase name."""
+    standing: dict[Frontend | Ip | Key, Failure] = field(default_factory=dict)
+    """What failed in earlier passes and is not tried again in this one."""
+
+    def left_for(self, touched: Touched) -> "Outcome":
+        """Begin the outcome of an incremental pass: what it does not touch is as this one left it."""
+        again = touched.services | touched.frontends | touched.addresses
+        known = {**self.standing, **self.failures}
+        standing = {subject: failure for subject, failure in known.items() if subject not in again}
+        blocking = {subject: failure for subject, failure in self.blocking.items() if subject not in again}
+        return Outcome(blocking=blocking, standing=standing)
 
 
 async def observe(target: AnyTarget, keys: frozenset[Any] | None, outcome: Outcome) -> Mapping[Any, Any] | None:
@@ -45,9 +59,20 @@ async def apply_changes(target: AnyTarget, changes: AnyChanges, outcome: Outcome
     if not changes:
         return {}
     failed = await _apply_halving(target, changes)
+    _show(target.phase.name, changes, failed)
     outcome.changes += _size(changes) - len(failed)
     outcome.failures.update(failed)
     return failed
+
+
+def _show(phase: str, changes: AnyChanges, failed: Mapping[Any, Failure]) -> None:
+    """Let who debugs see each batch."""
+    parts = {"add": changes.add, "change": changes.change, "remove": changes.remove, "failed": failed}
+    log.debug("target.applied", phase=phase, **{verb: _names(keys) for verb, keys in parts.items() if keys})
+
+
+def _names(keys: Iterable[Any]) -> list[str]:
+    return [str(key) for key in islice(keys, SHOWN_KEYS)]
 
 
 async def _apply_halving(target: AnyTarget, changes: AnyChanges) -> Mapping[Any, Failure]:

@@ -61,6 +61,7 @@ class Reconciler:
         self._decided: DesiredState | None = None
         self._shown = DesiredState()
         self._linger = Linger()
+        self._outcome = Outcome()
         self._number = 0
 
     def use(self, targets: Sequence[AnyTarget]) -> None:
@@ -80,8 +81,9 @@ class Reconciler:
     async def run_pass(self, *, full: bool) -> PassResult:
         """Bring the world to what the store says it should be."""
         state = compute(self._store.snapshot(), None if full and self._decided is None else self._decided)
-        outcome = Outcome()
-        result = await self._apply(state, outcome, full=full or state.touched is None)
+        touched = None if full else state.touched
+        self._outcome = outcome = Outcome() if touched is None else self._outcome.left_for(touched)
+        result = await self._apply(state, outcome, full=touched is None)
         self._decided = state
         self._tell_store(state, outcome.blocking)
         return result
@@ -107,6 +109,7 @@ class Reconciler:
             changes=outcome.changes,
             failures=outcome.failures,
             unread=outcome.unread,
+            standing=outcome.standing,
         )
         return PassResult(report, before, state)
 
@@ -143,20 +146,22 @@ class Reconciler:
 
     async def _bring_up(self, state: DesiredState, observed: Observed, outcome: Outcome) -> DesiredState:
         """Make what is wanted, from the inside out; what fails goes no further."""
+        able = withhold(state, outcome.blocking)
         for target in self._targets:
             if target.phase.name in outcome.unread:
                 break  # what stands before the later phases is not known: nothing new goes further
             if target.phase not in observed:
                 continue
             seen, keys = observed[target.phase]
-            wanted = target.wanted(withhold(state, outcome.blocking))
+            wanted = target.wanted(able)
             if keys is not None and target.phase is Phase.PUBLISH and outcome.blocking:
                 keys |= frozenset(k for k, v in wanted.items() if state.publications.get(k) is not v)
                 seen = await observe(target, keys, outcome) or seen
             failed = await apply_changes(target, diff(wanted, seen, keys).bring_up(), outcome)
-            if target.phase is not Phase.PUBLISH:
+            if failed and target.phase is not Phase.PUBLISH:
                 outcome.blocking.update(failed)
-        return withhold(state, outcome.blocking)
+                able = withhold(state, outcome.blocking)
+        return able
 
     def _services_of(self, subjects: Mapping[Any, Failure]) -> set[Key]:
         """Find the Services that had a failed frontend or address, as of the previous pass."""

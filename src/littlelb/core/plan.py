@@ -96,6 +96,13 @@ class PassReport:
     failures: Mapping[Frontend | Ip | Key, Failure] = field(default_factory=dict)
     unread: Mapping[str, Failure] = field(default_factory=dict)
     """Phases whose part of the world could not be read, so that the pass went no further than them."""
+    standing: Mapping[Frontend | Ip | Key, Failure] = field(default_factory=dict)
+    """Failures of earlier passes that this one, which looked at other things only, did not try again."""
+
+    @property
+    def known(self) -> Mapping[Frontend | Ip | Key, Failure]:
+        """Everything that is wrong, whichever pass found it."""
+        return {**self.standing, **self.failures}
 
     @property
     def failed(self) -> bool:

@@ -185,7 +185,7 @@ def decode_report(octets: bytes) -> StatusReport:
 def _compute_pass(last: PassReport | None) -> PassStatus | None:
     if last is None:
         return None
-    lines = [_failure_line(str(what), failure) for what, failure in last.failures.items()]
+    lines = [_failure_line(str(what), failure) for what, failure in last.known.items()]
     lines += [_failure_line(f"phase {phase.lower()}", failure) for phase, failure in last.unread.items()]
     return PassStatus(
         number=last.number,
@@ -213,7 +213,7 @@ def _find_block(snapshot: Snapshot, key: Key, last: PassReport) -> Failure | Non
     service = snapshot.services.get(key)
     if service is not None and service.has_finalizer:
         return None
-    return last.failures.get(key) or last.unread.get("CLAIM")
+    return last.known.get(key) or last.unread.get("CLAIM")
 
 
 def _compute_service(
@@ -223,7 +223,7 @@ def _compute_service(
     last_pass: PassReport | None,
     counters: Mapping[Frontend, Counters],
 ) -> ServiceStatus:
-    failures: Failures = last_pass.failures if last_pass is not None else {}
+    failures: Failures = last_pass.known if last_pass is not None else {}
     block = _find_block(snapshot, decision.service, last_pass) if last_pass is not None else None
     ports = _compute_ports(decision, failures, block, passed=last_pass is not None)
     up, total = _count_backends(snapshot, decision)
@@ -317,6 +317,8 @@ class PlanDocument(Struct, frozen=True, gc=False, kw_only=True):
     """What a run would change, and what could not be found out."""
 
     lines: tuple[PlanLine, ...] = ()
+    refused: tuple[str, ...] = ()
+    """What of the Services a run would not serve, and why. Their owners' affair: not an error of the plan."""
     errors: tuple[str, ...] = ()
 
     @property

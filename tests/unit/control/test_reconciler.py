@@ -179,6 +179,39 @@ def test_a_frontend_that_fails_is_not_held_and_published_with_its_reason() -> No
     _run(scenario)
 
 
+def test_a_failure_stands_while_passes_look_at_other_things() -> None:
+    """Nobody is told that all is well because a neighbour changed; a pass that tries it again says how it went."""
+
+    async def scenario(machine: Machine) -> None:
+        machine.put(service("web", VIP))
+        forward = machine.targets[Phase.FORWARD]
+        forward.fails[frontend(VIP)] = Failure("PortInUse", "taken by nginx (pid 9)")
+        refused = (await machine.go(full=True)).after.publications["default/web"]
+        machine.put(service("api", OTHER))
+        result = await machine.go()
+        assert (result.report.failed, dict(result.report.standing)) == (False, dict(forward.fails))
+        assert result.after.publications["default/web"] == refused
+        assert (machine.addresses, machine.published("default/web")) == ({OTHER}, [])
+        forward.fails.clear()
+        result = await machine.go(full=True)
+        assert (result.report.known, machine.published("default/web")) == ({}, [VIP])
+
+    _run(scenario)
+
+
+def test_a_failure_is_forgotten_with_what_failed() -> None:
+    """A Service that goes, or that is decided again, takes its failure with it."""
+
+    async def scenario(machine: Machine) -> None:
+        machine.put(service("web", VIP))
+        machine.targets[Phase.FORWARD].fails[frontend(VIP)] = Failure("PortInUse", "taken by nginx (pid 9)")
+        await machine.go(full=True)
+        machine.store.services.remove("default/web")
+        assert (await machine.go()).report.known == {}
+
+    _run(scenario)
+
+
 def test_a_move_is_made_before_it_is_broken() -> None:
     """First both addresses, the new one published; the next pass takes the old one away."""
 
