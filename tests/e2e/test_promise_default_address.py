@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from littlelb.core.report import ServiceState
 from tests.e2e.rig import ANSWERER, DEFAULT, Rig
 
 pytestmark = pytest.mark.e2e
@@ -190,3 +191,22 @@ def test_nothing_on_the_default_address_changes_beyond_the_ports_of_services(rig
     assert look() == before
     assert rig.stop() == 0
     assert look() == before
+
+
+def test_the_workers_of_an_earlier_daemon_are_nobody_elses_listeners(rig: Rig) -> None:
+    """Without the state file too: `plan` beside the daemon finds nothing to change, and a next daemon adopts them."""
+    rig.start()
+    rig.apply("web", **ports(80))
+    rig.serve_service("web", 1)
+    rig.wait("published", lambda: rig.ingress("web") == [DEFAULT])
+    no_state = ("--state-dir", str(rig.home / "empty"))
+    plan = rig.command("plan", *no_state, check=False)
+    assert plan.returncode == 0, plan.stdout
+    assert rig.daemon is not None
+    rig.daemon.kill()
+    rig.daemon.wait()
+    assert rig.ask(DEFAULT) == "n1"
+    rig.start(*no_state)
+    rig.wait("a pass was made", lambda: rig.status("web").state is ServiceState.SERVING)
+    assert rig.condition("web")["status"] == "True"
+    assert rig.ask(DEFAULT) == "n1"
