@@ -125,7 +125,16 @@ class Loop:
         finally:
             self._busy_since = None
         self.last = result
-        self._plan_next(result.report, full=full)
+        report = result.report
+        log.debug(
+            "loop.pass",
+            number=report.number,
+            full=full,
+            changes=report.changes,
+            failures=len(report.failures) + len(report.unread),
+            milliseconds=round(report.duration_seconds * 1000, 1),
+        )
+        self._plan_next(report, full=full)
         self._on_pass(result)
 
     def _plan_next(self, report: PassReport, *, full: bool) -> None:

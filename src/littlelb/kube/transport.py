@@ -15,6 +15,7 @@ from http import HTTPStatus
 from typing import Any, Protocol
 
 import aiohttp
+import structlog
 
 from littlelb import __version__
 from littlelb.core.errors import Permanent, Transient
@@ -26,6 +27,7 @@ READ_SECONDS = 20.0
 OPEN_SECONDS = 15.0
 """Longest wait for the headers of a watch: the API server sends them before the first event."""
 READ_BUFFER_BYTES = 256 * 1024
+log = structlog.get_logger(__name__)
 
 
 class Credentials(Protocol):
@@ -185,7 +187,7 @@ class Transport:
         if request.body is not None:
             headers["Content-Type"] = request.content_type
         session = await self._session(long=long)
-        return await session.request(
+        response = await session.request(
             request.method,
             credentials.server + request.path,
             params=request.query,
@@ -195,6 +197,8 @@ class Transport:
             server_hostname=credentials.server_hostname,
             allow_redirects=False,
         )
+        log.debug("api.request", method=request.method, path=request.path, query=request.query, code=response.status)
+        return response
 
     async def _renew(self) -> bool:
         """Have the credentials read again; False if that failed."""

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+import structlog.testing
 
 from littlelb.control.apply import Outcome, apply_changes, failure_from, observe
 from littlelb.core.errors import Permanent, Transient
@@ -69,3 +70,21 @@ def test_what_was_raised_becomes_a_value() -> None:
     assert failure_from(Transient("busy")) == Failure("Failed", "busy")
     assert failure_from(TimeoutError()) == Failure("Failed", "timed out")
     assert failure_from(KeyError("x")).message == "internal error: KeyError; see the log"
+
+
+def test_who_debugs_sees_what_was_applied() -> None:
+    """Phase and keys of each batch, the failed ones once more; of very many keys only the first."""
+
+    async def scenario() -> None:
+        target = _target()
+        target.poison = {"default/1": Transient("no")}
+        with structlog.testing.capture_logs() as logs:
+            await apply_changes(target, Changes({f"default/{n}": n for n in range(100)}), Outcome())
+        (shown,) = [entry for entry in logs if entry["event"] == "target.applied"]
+        assert shown["log_level"] == "debug"
+        assert shown["phase"] == "PUBLISH"
+        assert shown["add"] == [f"default/{n}" for n in range(20)]
+        assert shown["failed"] == ["default/1"]
+        assert "remove" not in shown
+
+    asyncio.run(scenario())
