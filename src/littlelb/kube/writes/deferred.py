@@ -92,6 +92,10 @@ class DeferredTarget(Generic[V]):
         mended = [key for key in (*batch.add, *batch.remove) if key not in failed and key in self._failed]
         for key in mended:
             del self._failed[key]
+            _log.info("status.written_again", service=key)
+        for key in failed.keys() - self._failed.keys():
+            say = _log.error if failed[key].severity is Severity.PERMANENT else _log.warning
+            say("status.failed", service=key, reason=failed[key].reason, error=failed[key].message)
         self._failed.update(failed)
         if failed or mended:
             self._on_outcome(bool(failed))

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Mapping
 
+import structlog.testing
+
 from littlelb.core.errors import Permanent, Transient, WorldError
 from littlelb.core.interfaces import Phase
 from littlelb.core.model import Claim, Key, Reason
@@ -102,6 +104,24 @@ async def test_a_failure_is_told_and_shown_until_it_is_made_good() -> None:
     assert await it.write(Changes(add={"a": ONE}), Changes(add={"b": ONE})) == [{"a": NO}, {}]
     assert it.outcomes == [True, False]
     assert await it.write(Changes(remove={"a": ONE})) == [{}]
+
+
+async def test_a_failure_and_its_end_are_logged_once() -> None:
+    """What stays wrong is not said again each time that it is tried; what does not pass by itself is an error."""
+    it = Deferred()
+    with structlog.testing.capture_logs() as logs:
+        it.inner.failing = {"a": Failure(Reason.NOT_PERMITTED, "apply the overlay", Severity.PERMANENT), "b": NO}
+        await it.write(Changes(add={"a": ONE, "b": ONE}))
+        await it.write(Changes(add={"a": ONE, "b": ONE}))
+        it.inner.failing = {}
+        await it.write(Changes(add={"a": ONE}))
+    lines = {(line["event"], line["service"], line["log_level"], line.get("error", "")) for line in logs}
+    assert lines == {
+        ("status.failed", "a", "error", "apply the overlay"),
+        ("status.failed", "b", "warning", "no"),
+        ("status.written_again", "a", "info", ""),
+    }
+    assert len(logs) == 3
 
 
 def test_a_flush_does_not_wait_for_ever() -> None:
