@@ -114,7 +114,7 @@ def _choose_pods(
     chosen, refusal = _reachable(_serving(service, usable), port, world)
     notices.extend(Notice(Reason.UNUSABLE_ENDPOINT, f"EndpointSlice {s.key}: {s.fault}") for s in slices if s.fault)
     if not chosen and not notices and refusal is None:
-        notices.append(Notice(Reason.NO_BACKENDS, f"port {port.port}: no endpoint is ready; connections are refused"))
+        notices.append(Notice(Reason.NO_BACKENDS, f"port {port.port}: no {family} endpoint is ready: refused"))
     return Choice(tuple(sorted(chosen, key=_order)), tuple(notices), refusal)
 
 

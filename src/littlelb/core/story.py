@@ -13,6 +13,10 @@ from littlelb.core.publication import SERVED
 from littlelb.core.state import Decision, DesiredState
 
 
+ALLOCATION_FAILED = "AllocationFailed"
+SYNC_FAILED = "SyncLoadBalancerFailed"
+
+
 class EventType(StrEnum):
     """The two types that events.k8s.io/v1 knows."""
 
@@ -29,6 +33,11 @@ class Happening:
     reason: str
     action: str
     note: str
+
+    @property
+    def failed(self) -> bool:
+        """Is something not served as asked? Other warnings are about what is served."""
+        return self.reason in {ALLOCATION_FAILED, SYNC_FAILED}
 
 
 def tell(before: DesiredState, after: DesiredState, keys: Iterable[Key]) -> Iterator[Happening]:
@@ -59,9 +68,7 @@ def _publication(key: Key, old: Publication | None, new: Publication | None) -> 
         yield Happening(key, EventType.NORMAL, "IPAllocated", "Allocate", f"assigned {_join(has)}")
     problem = _problem(new)
     if problem and problem != _problem(old):
-        yield Happening(
-            key, EventType.WARNING, "AllocationFailed" if not has else "SyncLoadBalancerFailed", "Serve", problem
-        )
+        yield Happening(key, EventType.WARNING, SYNC_FAILED if has else ALLOCATION_FAILED, "Serve", problem)
     elif has and not problem and (not had or _problem(old)):
         yield Happening(key, EventType.NORMAL, "EnsuredLoadBalancer", "Serve", f"serving on {_join(has)}")
     elif has and had and has != had:

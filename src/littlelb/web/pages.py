@@ -26,7 +26,7 @@ padding:0 1rem}h1{font-size:1.3rem}table{border-collapse:collapse;width:100%}th,
 padding:.4rem .7rem;border-bottom:1px solid #8886}dl{display:grid;grid-template-columns:max-content 1fr;
 gap:.1rem 1rem}dd{margin:0}
 .serving{color:#2a8a3e}.partial,.pending{color:#b26a00}.refused,.error{color:#c62828}ul{margin:0;padding-left:1.1rem}
-.scroll{overflow-x:auto}code{overflow-wrap:anywhere}
+.scroll{overflow-x:auto}code{overflow-wrap:anywhere}td:first-child{min-width:12rem}
 """
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; style-src 'sha256-"

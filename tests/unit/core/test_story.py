@@ -49,6 +49,17 @@ def test_a_refusal_is_told_once_and_its_end_too() -> None:
     ]
 
 
+def test_what_is_not_served_as_asked_is_a_failure_and_a_warning_is_not() -> None:
+    """The log has the one as an error, the other as a warning."""
+    grants = {"default/web": grant(frontend(VIP))}
+    before = compute(_world(service("web", VIP)))
+    (moved,) = _tell(before, compute(_world(service("web", "junk"), grants=grants)))
+    (refused,) = _tell(EMPTY, compute(_world(service("web", "junk"))))
+    assert (moved.failed, refused.failed) == (True, True)
+    warned = [event for event in _tell(EMPTY, compute(snapshot(service("web", VIP)))) if event.type == "Warning"]
+    assert [event.failed for event in warned] == [False]
+
+
 def test_a_move_is_told_and_a_refused_move_too() -> None:
     """UpdatedLoadBalancer; SyncLoadBalancerFailed while it still serves elsewhere."""
     grants = {"default/web": grant(frontend(VIP))}

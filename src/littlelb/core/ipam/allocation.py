@@ -103,6 +103,8 @@ def _default_case(service: Service, grant: Grant, snapshot: Snapshot) -> _Case:
         return _Case(service, grant, (), (Refusal(Reason.NO_DEFAULT_ADDRESS, message),))
     families = service.ip_families or tuple(Family)
     found = _defaults(families, snapshot)
+    if not service.ip_families:
+        found = found[:1]  # SingleStack, as the API server would have chosen (KEP-563)
     if not found:
         message = (
             f"device {snapshot.host.device} has no {' or '.join(families)} address of its own to share: "

@@ -121,6 +121,8 @@ def test_the_default_address_of_each_family() -> None:
     host = replace(HOST, own=(ip(DEFAULT), ip("2001:db8::2")))
     both = allocate(snapshot(service(ip_families=(Family.IPV6, Family.IPV4)), host=host))["default/web"]
     assert both.frontends == (frontend("2001:db8::2"), frontend(DEFAULT))
+    unsaid = allocate(snapshot(service(), host=host))["default/web"]
+    assert unsaid.frontends == (frontend(DEFAULT),)
     four = allocate(snapshot(service(ip_families=(Family.IPV4,)), host=host))["default/web"]
     assert four.frontends == (frontend(DEFAULT),)
     six = allocate(snapshot(service(ip_families=(Family.IPV6,))))["default/web"]
