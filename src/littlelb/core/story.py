@@ -12,7 +12,6 @@ from littlelb.core.model import Key, Publication
 from littlelb.core.publication import SERVED
 from littlelb.core.state import Decision, DesiredState
 
-
 ALLOCATION_FAILED = "AllocationFailed"
 SYNC_FAILED = "SyncLoadBalancerFailed"
 
