@@ -100,6 +100,7 @@ def render_plan(plan: PlanDocument) -> list[RenderableType]:
         parts.append(table)
     elif not plan.errors:
         parts.append(_text("no changes"))
+    parts += [_text(f"not served: {line}", "yellow") for line in plan.refused]
     return [*parts, *(_text(f"error: {line}", "red") for line in plan.errors)]
 
 

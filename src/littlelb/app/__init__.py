@@ -2,7 +2,7 @@
 
 import asyncio
 
-from littlelb.app import daemon, inspection
+from littlelb.app import clearing, daemon, inspection, surroundings
 from littlelb.config import Config
 from littlelb.core.report import Finding, PlanDocument
 
@@ -19,9 +19,9 @@ def plan(config: Config) -> PlanDocument:
 
 def check(config: Config) -> list[Finding]:
     """Look at permissions, kernel and network."""
-    return asyncio.run(inspection.check(config))
+    return asyncio.run(surroundings.check(config))
 
 
 def cleanup(config: Config, *, dry_run: bool) -> list[str]:
     """Remove everything that bears our mark; return a line for each thing."""
-    return asyncio.run(inspection.cleanup(config, dry_run=dry_run))
+    return asyncio.run(clearing.cleanup(config, dry_run=dry_run))

@@ -70,6 +70,8 @@ class Daemon:
         """Work until a signal, then go in order."""
         parts = self._parts
         await parts.plane.start()
+        parts.recognise(await parts.plane.observe(None))
+        await parts.see_listeners()
         outer: dict[str, Coroutine[Any, Any, None]] = {"pipe workers": parts.plane.run(), **self._writers()}
         inner = self._workers()
         async with asyncio.TaskGroup() as writers:

@@ -1,102 +1,137 @@
-"""`plan`, `check`, `cleanup`: the same parts as the daemon's, looked at or cleared, but never run."""
+"""`plan`: the same parts as the daemon's, looked at and compared, but never run.
+
+    folder or API, listed once ─┐
+    workers, asked beside the   ├─ compute ─ diff, phase by phase ─→ PlanDocument
+    daemon; netlink; state file ┘
+
+Nothing is written, started or removed, and nothing is sent to the LAN: whether another machine has an address shows
+only when a run asks for it. Announcements cannot be read back, so they are no part of a plan.
+"""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from littlelb.app.clock import SystemClock
 from littlelb.app.parts import Parts, build_parts
-from littlelb.app.sources import Folder
+from littlelb.app.wording import render_key, render_value
 from littlelb.config import Config
 from littlelb.control.apply import failure_from
 from littlelb.core.desired import compute
 from littlelb.core.errors import Transient, WorldError
 from littlelb.core.interfaces import Phase
-from littlelb.core.plan import diff
+from littlelb.core.model import Forward, Frontend, Key, Publication
+from littlelb.core.plan import Changes, diff
 from littlelb.core.report import PlanDocument, PlanLine, Verb
 from littlelb.core.state import DesiredState
 from littlelb.host.netlink import Netlink
+from littlelb.kube.marks import read_marks, would_change
 
 SYNC_SECONDS = 60.0
 
 
 async def plan(config: Config) -> PlanDocument:
-    """Compute what `run` would change; start, write and send nothing but questions."""
+    """Compute what `run` would change. Raises `ConfigError`, `Permanent`, `Transient` where nothing can be said."""
     async with Netlink() as netlink:
         parts = await build_parts(config, SystemClock(), netlink)
         try:
-            await _listen_once(parts)
-            return await _compare(parts, compute(parts.store.peek()))
+            return await compute_plan(parts)
         finally:
             await parts.close()
 
 
-async def _listen_once(parts: Parts) -> None:
-    """Hear everything once. Raises `Transient`."""
-    if isinstance(parts.source, Folder):
-        await asyncio.to_thread(parts.source.source.load_once)
-        return
-    tasks = [asyncio.create_task(work, name=name) for name, work in parts.source.tasks().items()]
+async def compute_plan(parts: Parts) -> PlanDocument:
+    """Hear everything once, decide, compare; what cannot be read is an error of the plan, a refused Service is not."""
+    served = await parts.plane.look()
+    await parts.see_listeners()
+    parts.recognise(served)
+    await list_in_time(parts)
+    state = compute(parts.store.peek())
+    lines: list[PlanLine] = []
+    errors = list(parts.source.errors)
+    for phase, differ in _differs(parts, state, served):
+        try:
+            lines.extend(render_lines(phase, *await differ()))
+        except WorldError as error:
+            errors.append(f"{phase.name}: {failure_from(error).message}")
+    return PlanDocument(lines=tuple(lines), refused=tuple(render_refusals(state)), errors=tuple(errors))
+
+
+async def list_in_time(parts: Parts) -> None:
+    """Let the source tell the store everything once. Raises `Transient`, `Permanent`."""
     try:
         async with asyncio.timeout(SYNC_SECONDS):
-            while not parts.source.synced:
-                await asyncio.sleep(0.05)
+            await parts.source.list_once()
     except TimeoutError:
         raise Transient(f"{parts.source.name} did not list everything within {SYNC_SECONDS:.0f} s") from None
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _compare(parts: Parts, state: DesiredState) -> PlanDocument:
-    """Diff every phase; what cannot be read is an error of the plan."""
-    lines: list[PlanLine] = []
-    errors = [f"{key}: {refusal.message}" for key, d in state.decisions.items() for refusal in d.refusals]
-    errors.extend(parts.source.errors)
-    targets: list[Any] = [parts.plane, parts.address]  # each has keys and values of its own
-    if parts.speech is not None:
-        targets += [parts.speech.claim, parts.speech.publish]
-    for target in sorted(targets, key=lambda one: one.phase):
-        try:
-            seen = await (parts.plane.look() if target is parts.plane else target.observe(None))
-        except WorldError as error:
-            errors.append(f"{target.phase.name}: {failure_from(error).message}")
-            continue
-        lines.extend(_lines(target.phase, target.wanted(state), seen))
-    return PlanDocument(lines=tuple(lines), errors=tuple(errors))
+Difference = tuple[Changes[Any, Any], Mapping[Any, Any]]  # each phase has keys and values of its own
+Differ = Callable[[], Awaitable[Difference]]
 
 
-def _lines(phase: Phase, wanted: Mapping[Any, Any], observed: Mapping[Any, Any]) -> list[PlanLine]:
-    changes = diff(wanted, observed)
+def _differs(parts: Parts, state: DesiredState, served: Mapping[Frontend, Forward]) -> list[tuple[Phase, Differ]]:
+    """Say, in the order of bring-up, how each phase is compared."""
+
+    async def forwards() -> Difference:
+        return diff(state.forwards, served), served
+
+    async def addresses() -> Difference:
+        seen = await parts.address.observe(None)
+        return diff(state.placements, seen), seen
+
+    found: list[tuple[Phase, Differ]] = [(Phase.FORWARD, forwards), (Phase.ADDRESS, addresses)]
+    if parts.speech is None:
+        return found
+    speech = parts.speech
+
+    async def claims() -> Difference:
+        seen = await speech.claim.observe(None)
+        changes = diff(state.claims, seen)
+        marks = await read_marks(speech.writer, changes.remove)
+        ours = {key: claim for key, claim in changes.remove.items() if marks[key].finalizer}
+        return Changes(changes.add, {}, ours), seen
+
+    async def publications() -> Difference:
+        seen = await speech.publish.observe(None)
+        changes = diff(state.publications, seen)
+        marks = await read_marks(speech.writer, changes.remove)
+        ours = {key: shown for key, shown in changes.remove.items() if marks[key].shown}
+        return Changes(_written(parts, changes.add), _written(parts, changes.change), ours), seen
+
+    return [(Phase.CLAIM, claims), *found, (Phase.PUBLISH, publications)]
+
+
+def _written(parts: Parts, wanted: Mapping[Key, Publication]) -> Mapping[Key, Publication]:
+    """Leave out what a run would compare and find to be there."""
+    services = parts.store.services.items
+    return {key: value for key, value in wanted.items() if key in services and would_change(services[key], value)}
+
+
+def render_lines(phase: Phase, changes: Changes[Any, Any], observed: Mapping[Any, Any]) -> list[PlanLine]:
+    """Make one line for each change, sorted by what it concerns."""
     found = [
-        *((Verb.ADD, key, "", value) for key, value in changes.add.items()),
+        *((Verb.ADD, key, None, value) for key, value in changes.add.items()),
         *((Verb.CHANGE, key, observed[key], value) for key, value in changes.change.items()),
-        *((Verb.REMOVE, key, value, "") for key, value in changes.remove.items()),
+        *((Verb.REMOVE, key, value, None) for key, value in changes.remove.items()),
     ]
+    lines = [
+        PlanLine(
+            phase=phase.name.lower(),
+            verb=verb,
+            key=render_key(key),
+            before=render_value(before) if before is not None else "",
+            after=render_value(after) if after is not None else "",
+        )
+        for verb, key, before, after in found
+    ]
+    return sorted(lines, key=lambda line: line.key)
+
+
+def render_refusals(state: DesiredState) -> list[str]:
+    """Say what will not be served, and why: `demo/rival: AddressInUse: …`."""
     return [
-        PlanLine(phase=phase.name.lower(), verb=verb, key=str(key), before=_text(before), after=_text(after))
-        for verb, key, before, after in sorted(found, key=lambda line: str(line[1]))
+        f"{key}: {refusal.reason}: {refusal.message}"
+        for key in sorted(state.decisions)
+        for refusal in state.decisions[key].refusals
     ]
-
-
-def _text(value: object) -> str:
-    return str(value) if value != "" else ""
-
-
-async def cleanup(config: Config, *, dry_run: bool) -> list[str]:
-    """Remove everything that bears our mark: workers with their listeners, addresses, and on the API what is ours.
-
-    Raises `Permanent` while a daemon runs here: it would put everything back.
-    """
-    clock = SystemClock()
-    with InstanceLock(clock.now):
-        async with Netlink() as netlink:
-            plane = PipePlane(pipe_settings(config), lambda _frontend: "", lambda: None)
-            lines = [f"listener {frontend}" for frontend in await plane.look()]
-            lines += [str(found) for found in await AddressTarget(netlink, LanProber()).remove_all(dry_run=dry_run)]
-            if not dry_run and lines:
-                await plane.end_workers()
-    if config.kubernetes and (config.kubeconfig or config.service_host):
-        lines += await _clean_api(config, dry_run=dry_run)
-    return lines

@@ -1,7 +1,7 @@
 """All parts of the daemon, built and wired: the one place where a target meets the world and the loop."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
@@ -11,20 +11,21 @@ import structlog
 from littlelb.announce.probe import LanProber
 from littlelb.announce.target import AnnounceTarget
 from littlelb.app.clock import SystemClock
+from littlelb.app.incumbents import select_incumbents
 from littlelb.app.sources import ApiParts, ApiServer, Folder, Source, connect, resolve_server
 from littlelb.config import Config
 from littlelb.control.loop import Loop
 from littlelb.control.reconciler import AnyTarget, PassResult, Reconciler
 from littlelb.control.state_file import StateFile, Stored, encode_world
 from littlelb.control.store import Store
-from littlelb.core.model import Claim, Frontend, HostFacts, Ip, Key, Publication, Service
-from littlelb.core.story import changed_keys, tell
+from littlelb.core.model import Claim, Forward, Frontend, HostFacts, Ip, Key, Publication, Service
+from littlelb.core.story import EventType, changed_keys, tell
 from littlelb.dataplane.pipe.crew import PipeSettings
 from littlelb.dataplane.pipe.plane import PipePlane
 from littlelb.host.address import AddressTarget
 from littlelb.host.facts import read_host_facts
 from littlelb.host.links import LinkMonitor, Reactions
-from littlelb.host.listeners import ListenerScan
+from littlelb.host.listeners import ListenerScan, name_listener
 from littlelb.host.netlink import Netlink
 from littlelb.kube.claim import ClaimTarget
 from littlelb.kube.decode import decode_service
@@ -42,6 +43,7 @@ class Speech:
     """What speaks to the API server: finalizers, status, Events."""
 
     parts: ApiParts
+    writer: ServiceWriter
     budget: TokenBucket
     claim: BoundedTarget[Claim]
     publish: DeferredTarget[Publication]
@@ -53,12 +55,14 @@ class Parts:
     """The daemon's parts."""
 
     config: Config
+    clock: SystemClock
     store: Store
     reconciler: Reconciler
     loop: Loop
     plane: PipePlane
     address: AddressTarget
     announce: AnnounceTarget
+    scan: ListenerScan
     monitor: LinkMonitor
     source: Source
     state_file: StateFile
@@ -72,6 +76,14 @@ class Parts:
         """Close what has connections."""
         if self.speech is not None:
             await self.speech.parts.transport.close()
+
+    async def see_listeners(self) -> None:
+        """Look which ports the host itself listens on, once the workers are known: their sockets are ours."""
+        self.store.tell_host(replace(self.store.host, listeners=await self.scan()))
+
+    def recognise(self, served: Mapping[Frontend, Forward]) -> None:
+        """Take what workers already serve as held: it is newer than the state file, and outlives it."""
+        self.store.tell_grants(select_incumbents(self.store.grants, served, self.clock.now()))
 
     def recall_world(self) -> None:
         """Serve the last known world, as the source does not answer, if there is one."""
@@ -123,8 +135,9 @@ class Parts:
     def after_pass(self, result: PassResult) -> None:
         """Tell the story, and everybody who wants to know."""
         for happening in tell(result.before, result.after, changed_keys(result.before, result.after)):
-            warn = log.warning if happening.type == "Warning" else log.info
-            warn("service.event", service=happening.service, reason=happening.reason, note=happening.note)
+            loud = log.error if happening.failed else log.warning
+            say = loud if happening.type is EventType.WARNING else log.info
+            say("service.event", service=happening.service, reason=happening.reason, note=happening.note)
             if self.speech is not None and not self.from_state_file:
                 service = self._regarded(happening.service, result)
                 self.speech.recorder.record(service, happening.type, happening.reason, happening.action, happening.note)
@@ -170,25 +183,26 @@ class _Wires:
     def name_listener(self, frontend: Frontend) -> str:
         """Name the process of this host that has a port."""
         listeners = self.parts.store.host.listeners if self.parts is not None else ()
-        for one in listeners:
-            if (one.protocol, one.port) == (frontend.protocol, frontend.port) and one.address in (
-                None,
-                frontend.address,
-            ):
-                return one.process
-        return ""
+        return name_listener(listeners, frontend) or ""
+
+
+def pipe_settings(config: Config) -> PipeSettings:
+    """Build the plane's part of the configuration."""
+    return PipeSettings(config.run_dir / "pipe", workers=config.pipe_workers, connect_seconds=config.connect_timeout)
 
 
 async def build_parts(config: Config, clock: SystemClock, netlink: Netlink) -> Parts:
-    """Build and wire; reads the host's facts and the state file. Raises `ConfigError`, `Transient`."""
+    """Build and wire; reads the host's facts (`see_listeners` adds to them) and the state file.
+
+    Raises `ConfigError`, `Transient`.
+    """
     wires = _Wires()
-    scan = ListenerScan(lambda: frozenset({os.getpid()}))
     api = connect(config, clock) if config.kubernetes else None
     servers = await resolve_server(api.server) if api is not None else frozenset()
-    facts = await read_host_facts(netlink, config.linkdevice, await scan())
+    facts = await read_host_facts(netlink, config.linkdevice)
     store = Store(config.settings(), replace(facts, api_servers=servers), wires.wake)
-    pipe = PipeSettings(config.run_dir / "pipe", workers=config.pipe_workers, connect_seconds=config.connect_timeout)
-    plane = PipePlane(pipe, wires.name_listener, wires.hint)
+    plane = PipePlane(pipe_settings(config), wires.name_listener, wires.hint)
+    scan = ListenerScan(lambda: plane.pids | {os.getpid()})
     address = AddressTarget(netlink, LanProber())
     announce = AnnounceTarget()
     reconciler = Reconciler(store, [], clock)
@@ -199,12 +213,14 @@ async def build_parts(config: Config, clock: SystemClock, netlink: Netlink) -> P
         store.tell_grants(stored.granted())
     parts = Parts(
         config=config,
+        clock=clock,
         store=store,
         reconciler=reconciler,
         loop=Loop(store, reconciler, clock, wires.after_pass),
         plane=plane,
         address=address,
         announce=announce,
+        scan=scan,
         monitor=LinkMonitor(config.linkdevice, netlink, reactions, scan),
         source=_source(config, api, store, clock),
         state_file=state_file,
@@ -236,6 +252,7 @@ def _speech(api: ApiParts, store: Store, clock: SystemClock, wires: _Wires) -> S
     publish = PublishTarget(writer, clock)
     return Speech(
         parts=api,
+        writer=writer,
         budget=budget,
         claim=BoundedTarget(ClaimTarget(writer), clock),
         publish=DeferredTarget(publish, wires.outcome),

@@ -2,31 +2,32 @@
 
 import asyncio
 import socket
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from random import Random
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import structlog
 
 from littlelb.config import Config
+from littlelb.control.store import Keyed, Store
 from littlelb.control.store import Kind as StoreKind
-from littlelb.control.store import Store
-from littlelb.core.interfaces import Clock
+from littlelb.core.interfaces import Clock, Sink
 from littlelb.core.model import EndpointSlice, Ip, Node, Service
 from littlelb.core.report import SyncProgress
 from littlelb.kube import decode
-from littlelb.kube.client import ENDPOINT_SLICES, NODES, SERVICES, Api, Selection
+from littlelb.kube.client import ENDPOINT_SLICES, NODES, SERVICES, Api, Page, Selection
 from littlelb.kube.credentials.choice import InCluster, choose_credentials
-from littlelb.kube.folder import FolderSource, ManifestError
+from littlelb.kube.folder import FolderSource
 from littlelb.kube.pace import SharedProbe
 from littlelb.kube.reflector import Kind, Reflector
 from littlelb.kube.transport import Transport
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T", bound=Keyed)
 Work = Coroutine[Any, Any, None]  # a task that runs for ever
 
 
@@ -60,6 +61,10 @@ class Source(Protocol):
         """Make the tasks that keep the store current, by name."""
         ...
 
+    async def list_once(self) -> None:
+        """Tell the store what there is now, and follow nothing. Raises `Transient`, `Permanent`."""
+        ...
+
 
 class Folder:
     """`--manifests DIR`."""
@@ -67,7 +72,7 @@ class Folder:
     def __init__(self, directory: Path, store: Store) -> None:
         """Read nothing yet."""
         self.name = str(directory)
-        self.source = FolderSource(directory, store.services, store.slices, store.nodes, self._report)
+        self.source = FolderSource(directory, store.services, store.slices, store.nodes)
         self._store = store
 
     @property
@@ -94,11 +99,9 @@ class Folder:
         """One task follows the folder."""
         return {"folder": self.source.run()}
 
-    def _report(self, errors: tuple[ManifestError, ...]) -> None:
-        for error in errors:
-            log.error("manifests.error", error=str(error))
-        if not errors:
-            log.info("manifests.well", folder=self.name)
+    async def list_once(self) -> None:
+        """Read all files; what is wrong with them is in `errors`."""
+        await asyncio.to_thread(self.source.load_once)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,7 @@ class ApiServer:
     def __init__(self, parts: ApiParts, store: Store, clock: Clock) -> None:
         """Send nothing yet."""
         self.name = parts.server
+        self._api, self._store = parts.api, store
         probe = SharedProbe(parts.api.ping, clock)
         random = Random()  # noqa: S311  (jitter)
         services = Kind(Selection(SERVICES), decode.decode_service_page, decode.decode_service_event)
@@ -175,3 +179,24 @@ class ApiServer:
             "reflector endpointslices": self._slices.run(),
             "reflector nodes": self._nodes.run(),
         }
+
+    async def list_once(self) -> None:
+        """Read all three kinds by pages, in one consistent list each."""
+        store, api = self._store, self._api
+        await list_all(api, Selection(SERVICES), decode.decode_service_page, store.services)
+        await list_all(api, Selection(ENDPOINT_SLICES), decode.decode_slice_page, store.slices)
+        await list_all(api, Selection(NODES), decode.decode_node_page, store.nodes)
+
+
+async def list_all(api: Api, what: Selection, decode_page: Callable[[bytes], Page[T]], sink: Sink[T]) -> None:
+    """Read every object of one kind and tell the sink. Raises `Transient`, `Permanent`."""
+    keys: set[str] = set()
+    token = ""
+    while True:
+        page = await api.list_page(what, decode_page, token)
+        for item in page.items:
+            keys.add(item.key)
+            sink.upsert(item)
+        token = page.continue_
+        if not token:
+            return sink.retain(frozenset(keys))

@@ -28,6 +28,8 @@ from littlelb.core.model import (
 from littlelb.core.state import Snapshot
 
 VERSION = 1
+FILE_NAME = "world.msgpack"
+NEW_SUFFIX = ".new"
 MAX_BYTES = 512 * 1024 * 1024
 log = structlog.get_logger(__name__)
 
@@ -151,7 +153,7 @@ class StateFile:
 
     def __init__(self, directory: Path) -> None:
         """`directory` is made when the first file is written."""
-        self._path = directory / "world.msgpack"
+        self._path = directory / FILE_NAME
         self._failing = False
 
     def read(self) -> Stored | None:
@@ -170,7 +172,7 @@ class StateFile:
 
     def write(self, content: bytes) -> None:
         """Put new content in the place of the old, in one step."""
-        temporary = self._path.with_suffix(".new")
+        temporary = self._path.with_suffix(NEW_SUFFIX)
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

@@ -52,6 +52,11 @@ class InstanceLock:
         self._sockets.append(bound)
 
 
+def read_holder(now: float, *, name: str = "littlelb") -> str:
+    """Look who holds the lock, without asking for it: ` (pid 812, since 10:02:11)`; empty: nobody."""
+    return name_holder(name, _UNIX_SOCKETS.read_text(), now)
+
+
 def name_holder(name: str, sockets: str, now: float) -> str:
     """Find the holder in the text of /proc/net/unix: ` (pid 812, since 10:02:11)`, local time; empty: unknown.
 

@@ -184,9 +184,10 @@ def _compose_withdrawal(current: Current, now: float) -> Patch | None:
     service, owned = current
     owned = owned or Ownership()
     ingress = () if FIELD_MANAGER in owned.ingress else service.ingress
-    foreign = tuple(condition for condition in service.conditions if not _is_ours(condition, owned))
+    foreign = tuple(condition for condition in service.conditions if not is_ours(condition, owned))
     return render_status(service, ingress, diff_conditions(service.conditions, foreign, now))
 
 
-def _is_ours(condition: Condition, owned: Ownership) -> bool:
+def is_ours(condition: Condition, owned: Ownership) -> bool:
+    """Is this condition ours to clear? Ours by its prefix, or the standard one that managedFields says we wrote."""
     return condition.type.startswith(OUR_CONDITIONS) or FIELD_MANAGER in owned.conditions.get(condition.type, ())
