@@ -15,8 +15,9 @@ class Linger:
     def start(self, removed: Mapping[Frontend, Forward], wanted: Mapping[Frontend, Forward], now: float) -> None:
         """Forget what has ended, begin the drain of frontends that go now; a wanted address does not drain."""
         self._until = {address: entry for address, entry in self._until.items() if entry[0] > now}
-        for address in {frontend.address for frontend in wanted} & self._until.keys():
-            del self._until[address]
+        if self._until:
+            for address in {frontend.address for frontend in wanted} & self._until.keys():
+                del self._until[address]
         for frontend, forward in removed.items():
             if forward.withdraw_seconds > 0:
                 until, services = self._until.get(frontend.address, (now, frozenset()))

@@ -7,7 +7,7 @@ A pass looks only at what is dirty; a *full* pass (at start, after a failure, af
 and at every resync) reads the world and compares everything.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -85,7 +85,7 @@ class Reconciler:
         self._outcome = outcome = Outcome() if touched is None else self._outcome.left_for(touched)
         result = await self._apply(state, outcome, full=touched is None)
         self._decided = state
-        self._tell_store(state, outcome.blocking)
+        self._tell_store(state, outcome.blocking, touched)
         return result
 
     async def withdraw(self) -> PassResult:
@@ -166,18 +166,21 @@ class Reconciler:
     def _services_of(self, subjects: Mapping[Any, Failure]) -> set[Key]:
         """Find the Services that had a failed frontend or address, as of the previous pass."""
         found = {subject for subject in subjects if isinstance(subject, str)}
+        if len(found) == len(subjects):
+            return found  # most often there are none at all: no walk over ten thousand frontends
         for frontend, forward in self._shown.forwards.items():
             if frontend in subjects or frontend.address in subjects:
                 found.add(forward.service)
         return found
 
-    def _tell_store(self, state: DesiredState, failures: Mapping[Frontend | Ip | Key, Failure]) -> None:
+    def _tell_store(
+        self, state: DesiredState, failures: Mapping[Frontend | Ip | Key, Failure], touched: Touched | None
+    ) -> None:
         """Remember who got what, and which addresses other machines have."""
-        keys = state.decisions.keys() if state.touched is None else state.touched.services
-        grants: dict[Key, Grant | None] = {
-            key: self._grant(key, state, failures)
-            for key in (*keys, *(k for k in self._store.grants if k not in state.decisions))
-        }
+        keys: Iterable[Key] = (
+            touched.services if touched is not None else state.decisions.keys() | self._store.grants.keys()
+        )
+        grants = {key: self._grant(key, state, failures) for key in keys}
         waiting = [key for key in grants if key in state.decisions and self._moved(key, state, grants)]
         self._store.tell_grants(grants, waiting)
         for subject, failure in failures.items():
@@ -193,6 +196,8 @@ class Reconciler:
         if not got:
             return None
         old = self._store.grants.get(key)
+        if old is not None and old.frontends == got:
+            return old
         grant = Grant(got, self._clock.now())
         return replace(grant, since=old.since) if old is not None and grant.addresses <= old.addresses else grant
 

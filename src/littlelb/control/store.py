@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
+from msgspec.structs import replace
+
 from littlelb.core.model import EndpointSlice, Grant, HostFacts, Ip, Key, Node, Service
 from littlelb.core.state import Dirty, Settings, Snapshot
 
@@ -77,6 +79,11 @@ class Shelf(Generic[T]):
             self._items = dict(self._items)
             self._shared = False
         return self._items
+
+
+def _asks(service: Service) -> Service:
+    """Reduce a Service to what may concern others: without its version and without what balancers write on it."""
+    return replace(service, resource_version="", external_ips=(), has_finalizer=False, ingress=(), conditions=())
 
 
 class Store:
@@ -202,7 +209,10 @@ class Store:
         elif service.key not in self._seen:
             self._seen[service.key] = self._next_seen
             self._next_seen += 1
-        self._dirty_services.add(service.key)
+        if old is not None and new is not None and _asks(old) == _asks(new):
+            self._dirty_endpoints.add(service.key)  # our own write, seen again: nobody's allocation changes
+        else:
+            self._dirty_services.add(service.key)
         self._wake()
 
     def _slice_changed(self, old: EndpointSlice | None, new: EndpointSlice | None) -> None:

@@ -117,6 +117,7 @@ def withhold(state: DesiredState, failures: Failures) -> DesiredState:
         placements={a: v for a, v in state.placements.items() if a not in gone},
         announcements={a: v for a, v in state.announcements.items() if a not in gone},
         publications=publications,
+        withheld=frozenset(affected),
     )
 
 

@@ -83,7 +83,7 @@ class Dirty:
 
     services: frozenset[Key] = frozenset()
     endpoints: frozenset[Key] = frozenset()
-    """Services whose EndpointSlices changed, though they themselves did not."""
+    """Services whose EndpointSlices or status changed, though what they ask for did not."""
     everything: bool = False
     """Nodes, host facts, grants of others …: whatever concerns all."""
 
@@ -180,3 +180,5 @@ class DesiredState:
     """What the decisions shared; its nodes are the last usable ones, for the day on which none is left."""
     touched: Touched | None = None
     """None: compare everything."""
+    withheld: frozenset[Key] = frozenset()
+    """Services whose publication tells of a failure (`core.publication.withhold`)."""

@@ -50,6 +50,9 @@ def tell(before: DesiredState, after: DesiredState, keys: Iterable[Key]) -> Iter
 
 def changed_keys(before: DesiredState, after: DesiredState) -> Iterator[Key]:
     """Find the Services about which there may be something to tell."""
+    if after.touched is not None:
+        yield from sorted(after.touched.services | before.withheld | after.withheld)
+        return
     for key, decision in after.decisions.items():
         if before.decisions.get(key) is not decision or before.publications.get(key) is not after.publications.get(key):
             yield key

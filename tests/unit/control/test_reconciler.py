@@ -195,6 +195,7 @@ def test_a_failure_stands_while_passes_look_at_other_things() -> None:
         forward.fails.clear()
         result = await machine.go(full=True)
         assert (result.report.known, machine.published("default/web")) == ({}, [VIP])
+        assert machine.store.grants["default/web"].addresses == {ip(VIP)}
 
     _run(scenario)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 
 from littlelb.control.store import Store
-from littlelb.core.model import HostFacts
+from littlelb.core.model import HostFacts, Ingress
 from littlelb.core.state import Dirty, Settings
 from tests.worlds import HOST, frontend, grant, ip, node, piece, service
 
@@ -50,6 +50,18 @@ def test_a_snapshot_names_what_is_new_since_the_last_one() -> None:
     store.services.upsert(service("web"))
     assert bell.rings == rings
     assert not store.snapshot().dirty.services
+
+
+def test_what_balancers_write_on_a_service_is_no_new_request() -> None:
+    """Our own write, seen again, has that one Service looked at: nobody's allocation can change by it."""
+    store, _ = _store()
+    _list_all(store)
+    store.services.upsert(service("web"))
+    store.snapshot()
+    store.services.upsert(service("web", resource_version="2", has_finalizer=True, ingress=(Ingress("203.0.113.7"),)))
+    assert store.snapshot().dirty == Dirty(endpoints=frozenset({"default/web"}))
+    store.services.upsert(service("web", "203.0.113.8", resource_version="3"))
+    assert store.snapshot().dirty == Dirty(frozenset({"default/web"}))
 
 
 def test_peeking_does_not_count_as_seeing() -> None:

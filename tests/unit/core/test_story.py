@@ -5,6 +5,8 @@ from typing import Any
 
 from littlelb.core.desired import compute
 from littlelb.core.model import Service
+from littlelb.core.plan import Failure
+from littlelb.core.publication import withhold
 from littlelb.core.state import DesiredState, Snapshot
 from littlelb.core.story import EventType, Happening, changed_keys, tell
 from tests.worlds import STAND_ALONE, dirty, frontend, grant, piece, service, snapshot
@@ -107,6 +109,16 @@ def test_services_that_were_not_decided_again_are_passed_over() -> None:
     before = compute(world)
     after = compute(dirty(world, endpoints=["default/web"]), before)
     assert list(changed_keys(before, after)) == ["default/web"]
+
+
+def test_a_failure_that_ends_is_told_though_nothing_was_decided_again() -> None:
+    """What `withhold` changed counts as changed, in both states."""
+    world = _world(service("web", VIP), service("api", OTHER))
+    state = compute(world)
+    failed = withhold(state, {frontend(VIP): Failure("PortInUse", "port taken by nginx (pid 5)")})
+    after = compute(dirty(world, endpoints=["default/api"]), state)
+    assert list(changed_keys(failed, after)) == ["default/api", "default/web"]
+    assert [happening.reason for happening in _tell(failed, after)] == ["IPAllocated", "EnsuredLoadBalancer"]
 
 
 def test_a_change_that_the_owner_did_not_ask_about_is_no_event() -> None:
