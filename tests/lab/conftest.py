@@ -6,6 +6,7 @@ import pytest
 
 from littlelb.testing.lan import Lan
 from littlelb.testing.netns import unavailable
+from tests.lab.box import Box
 
 _reason: list[str | None] = []
 
@@ -24,3 +25,10 @@ def lan() -> Iterator[Lan]:
     """One client, the balancer (192.0.2.2 on eth0), two backends; removed after the test."""
     with Lan() as built:
         yield built
+
+
+@pytest.fixture
+def box() -> Iterator[Box]:
+    """One box with two web servers beside it and an empty folder of manifests; the daemon is not started yet."""
+    with Box() as made:
+        yield made

@@ -233,6 +233,7 @@ def test_bugs_fall_through() -> None:
         (PlanDocument(), 0, "no changes"),
         (PlanDocument(lines=(CHANGE,)), 2, "+  ADDRESS  203.0.113.7  -       eth0 /32"),
         (PlanDocument(lines=(CHANGE,), errors=("no API server",)), 1, "error: no API server"),
+        (PlanDocument(refused=("demo/web: AddressInUse: taken",)), 0, "not served: demo/web: AddressInUse: taken"),
     ],
 )
 def test_plan(invoke: Invoke, document: PlanDocument, code: int, said: str) -> None:
@@ -242,7 +243,7 @@ def test_plan(invoke: Invoke, document: PlanDocument, code: int, said: str) -> N
     assert said in out
     got, out, _ = invoke("plan --linkdevice eth0 -o json", Remembering(document=document))
     assert got == code
-    assert list(json.loads(out)) == ["lines", "errors"]
+    assert list(json.loads(out)) == ["lines", "refused", "errors"]
 
 
 def test_check(invoke: Invoke) -> None:

@@ -9,7 +9,7 @@ it is refused, the old one stays. Two Services that want each other's address ar
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from littlelb.core.ipam.addressing import ClusterAddresses, default_address, index_cluster, judge_address, notices_for
@@ -53,7 +53,7 @@ class _Case:
 def allocate(snapshot: Snapshot) -> dict[Key, Allocation]:
     """Decide for all Services that are ours; pure, and independent of the order of the mapping."""
     cluster = index_cluster(snapshot)
-    cases = [_open_case(service, cluster, snapshot) for service in _by_age(snapshot)]
+    cases = [_give_back(_open_case(service, cluster, snapshot), snapshot) for service in _by_age(snapshot)]
     books = _Books()
     shared = frozenset(_defaults(tuple(Family), snapshot))
     for case in cases:
@@ -94,6 +94,15 @@ def _open_case(service: Service, cluster: ClusterAddresses, snapshot: Snapshot) 
     judged = {address: judge_address(address, cluster, snapshot) for address in request.addresses}
     good = tuple(address for address, refusal in judged.items() if refusal is None)
     return _Case(service, grant, good, tuple(refusal for refusal in judged.values() if refusal is not None))
+
+
+def _give_back(case: _Case, snapshot: Snapshot) -> _Case:
+    """Forget borrowed addresses that the host has no more: keeping one would mean to put it on the device again."""
+    lost = case.grant.borrowed.difference(snapshot.host.own, case.wants)
+    if not lost:
+        return case
+    left = frozenset(frontend for frontend in case.grant.frontends if frontend.address not in lost)
+    return replace(case, grant=replace(case.grant, frontends=left))
 
 
 def _default_case(service: Service, grant: Grant, snapshot: Snapshot) -> _Case:
@@ -236,5 +245,5 @@ def _held_by(what: str, owner: Key, snapshot: Snapshot) -> str:
     """Name the winner, and since when, so that the loser knows whom to ask."""
     grants: Mapping[Key, Grant] = snapshot.grants
     grant = grants.get(owner)
-    since = f" since {datetime.fromtimestamp(grant.since, UTC):%Y-%m-%d %H:%M:%S} UTC" if grant else ", which is older"
+    since = f" since {datetime.fromtimestamp(grant.since, UTC):%Y-%m-%d %H:%M:%S} UTC" if grant else ", which came first"
     return f"address {what} is held by {owner}{since}; it is tried again when that changes, or ask for another one"
