@@ -5,7 +5,7 @@ ApiStatus for a refusal (meta/v1 Status). Answers other than 2xx become errors:
 
     Transient ── Gone       410: the resourceVersion or the continue token is too old: list again
               ├─ Conflict   409: the object changed, or exists: read it again
-              ├─ NotFound   404: there is no such object (any more)
+              ├─ NotFound   404: there is no such object (any more); 403: its namespace is being deleted
               └─ Invalid    422, 400: the server will not have this text: read again and recompute
     Permanent               401, 403: the message holds the remedy
 """
@@ -32,12 +32,25 @@ OBJECT_SECONDS = 20.0
 MAX_LINE_BYTES = 16 * 1024 * 1024
 
 
+class StatusCause(Struct, frozen=True, gc=False):
+    """meta/v1 StatusCause, by its reason."""
+
+    reason: str = ""
+
+
+class StatusDetails(Struct, frozen=True, gc=False):
+    """meta/v1 StatusDetails, by its causes."""
+
+    causes: tuple[StatusCause, ...] = ()
+
+
 class ApiStatus(Struct, frozen=True, gc=False, rename="camel"):
     """meta/v1 Status: why a request or a watch failed."""
 
     code: int = 0
     reason: str = ""
     message: str = ""
+    details: StatusDetails | None = None
 
 
 class Page(Struct, Generic[T], frozen=True):
@@ -266,13 +279,23 @@ def parse_refusal(answer: Answer, verb: str, what: Reference) -> WorldError:
         case 401:
             return Permanent(f"cannot {verb} {what}: our credentials are not accepted (401): renew them ({said})")
         case 403:
-            plural = f"{what.resource.plural}/{what.subresource}".rstrip("/")
-            return Permanent(
-                f"cannot {verb} {what}: the role lacks the verb {verb} on {plural}"
-                f" of API group {what.resource.group or 'core'!r}: apply the role that comes with littlelb ({said})"
-            )
+            return _forbidden(status, verb, what)
         case _:
             return _transient(answer, f"cannot {verb} {what}: {said}")
+
+
+def _forbidden(status: ApiStatus, verb: str, what: Reference) -> WorldError:
+    """Tell what the role does not allow from what admission refuses: quotas, webhooks, a namespace that goes."""
+    if any(cause.reason == "NamespaceTerminating" for cause in (status.details or StatusDetails()).causes):
+        return NotFound(f"cannot {verb} {what}: its namespace is being deleted")
+    if status.message and f"cannot {verb} resource" not in status.message:
+        return Permanent(f"cannot {verb} {what}: the API server does not allow it: {status.message}")
+    plural = f"{what.resource.plural}/{what.subresource}".rstrip("/")
+    return Permanent(
+        f"cannot {verb} {what}: the role lacks the verb {verb} on {plural} of API group"
+        f" {what.resource.group or 'core'!r}: apply the role that comes with littlelb"
+        f" ({status.message or 'HTTP status 403'})"
+    )
 
 
 _BY_CODE: Mapping[int, type[Transient]] = {400: Invalid, 404: NotFound, 409: Conflict, 410: Gone, 422: Invalid}

@@ -210,7 +210,9 @@ class Recorder:
     def _give_up(self, event: _Event, error: WorldError) -> None:
         self.tally.dropped += 1
         event.seen_at = float("-inf")  # a repeat begins a new Event
-        _log.warning("events.dropped", regarding=event.body["regarding"], reason=event.body["reason"], error=str(error))
+        say = _log.info if isinstance(error, NotFound) else _log.warning  # an object's end is no fault of anybody's
+        regarding = f"{event.reference.namespace}/{event.body['regarding']['name']}"
+        say("events.dropped", service=regarding, reason=event.body["reason"], error=str(error))
 
     async def _send(self, event: _Event) -> None:
         count = event.count

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from littlelb.core.errors import Permanent, Transient
 from littlelb.kube.client import (
     ENDPOINT_SLICES,
+    EVENTS,
     LEASES,
     NODES,
     SERVICES,
@@ -105,6 +106,27 @@ def test_forbidden_names_what_the_role_lacks() -> None:
     error = parse_refusal(Answer(403, b"{}"), "patch", what)
     assert isinstance(error, Permanent)
     assert "lacks the verb patch on services/status of API group 'core'" in str(error)
+
+
+def test_what_admission_refuses_is_not_blamed_on_the_role() -> None:
+    """A quota or a webhook answers 403 too; its own words say what to do."""
+    said = b'{"message":"events \\"x\\" is forbidden: exceeded quota: small"}'
+    error = parse_refusal(Answer(403, said), "create", Reference(EVENTS, "default"))
+    assert isinstance(error, Permanent)
+    assert "exceeded quota: small" in str(error)
+    assert "role" not in str(error)
+    said = b'{"message":"User \\"x\\" cannot create resource \\"events\\""}'
+    assert "lacks the verb create" in str(parse_refusal(Answer(403, said), "create", Reference(EVENTS, "default")))
+
+
+def test_a_namespace_that_is_being_deleted_takes_nothing_new() -> None:
+    """Its 403 counts as a 404: the object is as good as gone."""
+    said = (
+        b'{"message":"forbidden","details":{"causes":[{"reason":"NamespaceTerminating","field":"metadata.namespace"}]}}'
+    )
+    error = parse_refusal(Answer(403, said), "create", Reference(EVENTS, "default"))
+    assert isinstance(error, NotFound)
+    assert "its namespace is being deleted" in str(error)
 
 
 def test_unauthorized_says_what_to_do() -> None:
