@@ -90,6 +90,6 @@ def frontend(address: str, port: int = 80, protocol: Protocol = Protocol.TCP) ->
     return Frontend(ip_address(address), protocol, port)
 
 
-def grant(*frontends: Frontend, since: float = 36_000.0) -> Grant:
+def grant(*frontends: Frontend, since: float = 36_000.0, borrowed: Iterable[str] = ()) -> Grant:
     """What a Service holds since 10:00 UTC of the first day of the epoch."""
-    return Grant(frozenset(frontends), since)
+    return Grant(frozenset(frontends), since, frozenset(map(ip_address, borrowed)))

@@ -1,6 +1,7 @@
 """Who holds what when nobody remembers: the workers of an earlier daemon say it by what they serve."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from littlelb.core.model import Forward, Frontend, Grant, Key
 
@@ -15,8 +16,8 @@ def select_incumbents(known: Mapping[Key, Grant], served: Mapping[Frontend, Forw
     for frontend, forward in served.items():
         if forward.service:
             holding.setdefault(forward.service, set()).add(frontend)
+    nothing = Grant(frozenset(), now)
     found = {
-        key: Grant(frozenset(frontends), known[key].since if key in known else now)
-        for key, frontends in holding.items()
+        key: replace(known.get(key, nothing), frontends=frozenset(frontends)) for key, frontends in holding.items()
     }
     return {key: grant for key, grant in found.items() if known.get(key) != grant}

@@ -198,7 +198,8 @@ class Reconciler:
         old = self._store.grants.get(key)
         if old is not None and old.frontends == got:
             return old
-        grant = Grant(got, self._clock.now())
+        own = frozenset(state.world.host.own if state.world is not None else ())
+        grant = Grant(got, self._clock.now(), own & {frontend.address for frontend in got})
         return replace(grant, since=old.since) if old is not None and grant.addresses <= old.addresses else grant
 
     def _moved(self, key: Key, state: DesiredState, grants: Mapping[Key, Grant | None]) -> bool:

@@ -39,6 +39,12 @@ class StoredGrant(msgspec.Struct):
 
     frontends: list[tuple[str, Protocol, int]]
     since: float
+    borrowed: list[str] = msgspec.field(default_factory=list)
+
+    def restore(self) -> Grant:
+        """Give the grant as the store holds it."""
+        frontends = frozenset(Frontend(ip_address(text), protocol, port) for text, protocol, port in self.frontends)
+        return Grant(frontends, self.since, frozenset(ip_address(text) for text in self.borrowed))
 
 
 class StoredEndpoint(msgspec.Struct, gc=False):
@@ -117,10 +123,7 @@ class Stored(msgspec.Struct):
 
     def granted(self) -> dict[Key, Grant]:
         """Give the grants as the store holds them."""
-        return {
-            key: Grant(frozenset(Frontend(ip_address(a), protocol, port) for a, protocol, port in g.frontends), g.since)
-            for key, g in self.grants.items()
-        }
+        return {key: grant.restore() for key, grant in self.grants.items()}
 
 
 def encode_world(snapshot: Snapshot, grants: Mapping[Key, Grant], written: float) -> bytes:
@@ -132,12 +135,14 @@ def encode_world(snapshot: Snapshot, grants: Mapping[Key, Grant], written: float
         "services": services,
         "slices": [piece for service in services for piece in snapshot.slices.get(service.key, ())],
         "nodes": list(snapshot.nodes.values()),
-        "grants": {
-            key: StoredGrant([(str(f.address), f.protocol, f.port) for f in grant.frontends], grant.since)
-            for key, grant in grants.items()
-        },
+        "grants": {key: _store_grant(grant) for key, grant in grants.items()},
     }
     return msgspec.msgpack.encode(content, enc_hook=str)
+
+
+def _store_grant(grant: Grant) -> StoredGrant:
+    frontends = [(str(frontend.address), frontend.protocol, frontend.port) for frontend in grant.frontends]
+    return StoredGrant(frontends, grant.since, [str(address) for address in grant.borrowed])
 
 
 def decode_world(content: bytes) -> Stored:

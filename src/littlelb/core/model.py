@@ -235,6 +235,8 @@ class Grant:
     frontends: frozenset[Frontend]
     since: float
     """Seconds since the epoch at which it first held any of them."""
+    borrowed: frozenset[Ip] = frozenset()
+    """Those of the addresses that the host had by itself: when it loses one, the Service does not keep it."""
 
     @property
     def addresses(self) -> frozenset[Ip]:

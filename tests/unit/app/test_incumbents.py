@@ -23,10 +23,11 @@ def test_what_is_served_is_held_though_no_file_says_so() -> None:
 
 
 def test_the_file_tells_since_when() -> None:
-    """A Service that the state file knows has held its address since the time that the file names."""
-    known = {"demo/web": Grant(frozenset({WEB}), 7.0)}
+    """A Service that the state file knows has held its address since the time that the file names, borrowed or not."""
+    borrowed = frozenset({WEB.address})
+    known = {"demo/web": Grant(frozenset({WEB}), 7.0, borrowed)}
     found = select_incumbents(known, {WEB: forward("demo/web"), SECURE: forward("demo/web")}, 100.0)
-    assert found == {"demo/web": Grant(frozenset({WEB, SECURE}), 7.0)}
+    assert found == {"demo/web": Grant(frozenset({WEB, SECURE}), 7.0, borrowed)}
 
 
 def test_what_is_known_already_is_not_told_again() -> None:

@@ -179,6 +179,22 @@ def test_a_frontend_that_fails_is_not_held_and_published_with_its_reason() -> No
     _run(scenario)
 
 
+def test_an_address_that_the_host_loses_is_never_put_back_on_the_device() -> None:
+    """A Service shared the host's own address: it goes where the host goes, or is told that there is none."""
+
+    async def scenario(machine: Machine) -> None:
+        machine.put(service("web", ""))
+        await machine.go(full=True)
+        assert machine.published("default/web") == ["192.0.2.2"]
+        for own in ((ip("192.0.2.3"),), ()):
+            machine.store.tell_host(replace(HOST, own=own))
+            await machine.go()
+            assert machine.published("default/web") == [str(address) for address in own]
+            assert machine.addresses == set()
+
+    _run(scenario)
+
+
 def test_a_failure_stands_while_passes_look_at_other_things() -> None:
     """Nobody is told that all is well because a neighbour changed; a pass that tries it again says how it went."""
 

@@ -19,7 +19,10 @@ WORLD = snapshot(
     piece("internal"),
     node("n1", "198.51.100.11", labels={"zone": "a"}, pod_networks=(ip_network("10.1.0.0/24"),)),
 )
-GRANTS = {"default/web": grant(frontend("203.0.113.7", 80), frontend("2001:db8::7", 80))}
+GRANTS = {
+    "default/web": grant(frontend("203.0.113.7", 80), frontend("2001:db8::7", 80)),
+    "default/shared": grant(frontend("192.0.2.2", 80), borrowed=["192.0.2.2"]),
+}
 
 
 def test_what_is_written_is_read_again() -> None:

@@ -245,5 +245,7 @@ def _held_by(what: str, owner: Key, snapshot: Snapshot) -> str:
     """Name the winner, and since when, so that the loser knows whom to ask."""
     grants: Mapping[Key, Grant] = snapshot.grants
     grant = grants.get(owner)
-    since = f" since {datetime.fromtimestamp(grant.since, UTC):%Y-%m-%d %H:%M:%S} UTC" if grant else ", which came first"
+    since = (
+        f" since {datetime.fromtimestamp(grant.since, UTC):%Y-%m-%d %H:%M:%S} UTC" if grant else ", which came first"
+    )
     return f"address {what} is held by {owner}{since}; it is tried again when that changes, or ask for another one"

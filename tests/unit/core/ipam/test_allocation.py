@@ -100,6 +100,18 @@ def test_the_default_address_is_shared_port_by_port() -> None:
     assert "held by default/a" in refusal.message
 
 
+def test_an_address_that_the_host_has_lost_is_not_kept() -> None:
+    """It was the host's own: to serve on would mean to put it on the device again, against its owner's will."""
+    grants = {"default/web": grant(frontend("192.0.2.99"), borrowed=["192.0.2.99"])}
+    moved = allocate(snapshot(service("web", ""), grants=grants))["default/web"]
+    assert moved == Allocation((frontend(DEFAULT),))
+    alone = allocate(snapshot(service("web", ""), grants=grants, host=replace(HOST, own=())))["default/web"]
+    assert (alone.frontends, alone.kept) == ((), ())
+    assert _reasons(alone) == [Reason.NO_DEFAULT_ADDRESS]
+    by_name = allocate(snapshot(service("web", "192.0.2.99"), grants=grants))["default/web"]
+    assert by_name == Allocation((frontend("192.0.2.99"),))
+
+
 def test_a_held_port_of_the_default_address_is_kept() -> None:
     """Against an older Service."""
     world = snapshot(service("old", ""), service("holder", ""), grants={"default/holder": grant(frontend(DEFAULT))})
