@@ -16,6 +16,7 @@ from littlelb.dataplane.pipe.gates import Gate, Gates
 from littlelb.dataplane.pipe.relay import Relay
 from littlelb.dataplane.pipe.routes import MAX_SECONDS, parse_frontend
 from littlelb.dataplane.pipe.wire import (
+    MAX_BODY,
     MAX_FDS,
     PROTOCOL,
     Framer,
@@ -27,6 +28,7 @@ from littlelb.dataplane.pipe.wire import (
 )
 
 _PAGE: Final = 500
+_PAGE_BYTES: Final = MAX_BODY // 2
 _MAX_PEERS: Final = 8
 _CHUNK: Final = 64 << 10
 
@@ -146,9 +148,16 @@ class Control:
         return {"protocol": PROTOCOL, "retiring": self.life.retiring, **self.life.facts}, []
 
     def _page(self, message: Json, size: int) -> tuple[list[Gate], bool]:
+        """Select so many from the one asked for on; fewer where they are large, but never none."""
         start = integer(message.get("from", 0), 0, 1 << 31)
-        gates = list(islice(self._gates.by_key.values(), start, start + size))
-        return gates, start + size < len(self._gates.by_key)
+        gates: list[Gate] = []
+        bytes_left = _PAGE_BYTES
+        for gate in islice(self._gates.by_key.values(), start, start + size):
+            bytes_left -= gate.route.size_bytes
+            if gates and bytes_left < 0:
+                break
+            gates.append(gate)
+        return gates, start + len(gates) < len(self._gates.by_key)
 
     def _lend(self, message: Json, _fds: list[int]) -> Answer:
         gates, more = self._page(message, MAX_FDS)

@@ -13,6 +13,7 @@ import secrets
 import socket
 import stat
 import struct
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -48,7 +49,8 @@ class Link:
         self._sock = sock
         self._on_close = on_close
         self._framer = Framer()
-        self._answer: asyncio.Future[tuple[Json, list[int]]] | None = None
+        self._answers: deque[asyncio.Future[tuple[Json, list[int]]]] = deque()
+        """Oldest question first; one whose asker was cancelled still waits for the answer that is its own."""
         self._turn = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self.closed = False
@@ -58,23 +60,39 @@ class Link:
         self, message: Json, fds: Sequence[int] = (), seconds: float = ANSWER_SECONDS
     ) -> tuple[Json, list[int]]:
         """Return the answer and the descriptors lent with it, which are the caller's. Raises Transient."""
+        try:
+            octets = render({**message, "fds": len(fds)} if fds else message)
+        except WireError as error:
+            raise Transient(f"{message.get('do')} cannot be asked: {error}") from error
         async with self._turn:
-            if self.closed:
-                raise Transient("the worker has gone")
-            self._answer = self._loop.create_future()
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._send(message, fds)
-                    answer, lent = await self._answer
-            except (OSError, WireError, TimeoutError) as error:
-                self.close()
-                raise Transient(f"a worker does not answer: {str(error) or 'time-out'}") from error
+            answer, lent = await self._exchange(octets, fds, seconds)
         if answer.get("ok") is not True:
             raise Transient(f"a worker refused {message.get('do')}: {answer.get('error')}")
         return answer, lent
 
-    async def _send(self, message: Json, fds: Sequence[int]) -> None:
-        length, body = render({**message, "fds": len(fds)} if fds else message)
+    async def _exchange(
+        self, octets: tuple[bytes, bytes], fds: Sequence[int], seconds: float
+    ) -> tuple[Json, list[int]]:
+        if self.closed:
+            raise Transient("the worker has gone")
+        answer: asyncio.Future[tuple[Json, list[int]]] = self._loop.create_future()
+        self._answers.append(answer)
+        sent = False
+        try:
+            async with asyncio.timeout(seconds):
+                await self._send(*octets, fds)
+                sent = True
+                return await answer
+        except (OSError, TimeoutError) as error:
+            answer.cancel()
+            self.close()
+            raise Transient(f"a worker does not answer: {str(error) or 'time-out'}") from error
+        except asyncio.CancelledError:
+            if not sent:  # half a message may be under way: nobody could read what follows
+                self.close()
+            raise
+
+    async def _send(self, length: bytes, body: bytes, fds: Sequence[int]) -> None:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         while True:
             try:
@@ -96,8 +114,11 @@ class Link:
         if not chunk:
             self.close()
         for message in messages:
-            if self._answer is not None and not self._answer.done():
-                self._answer.set_result(message)
+            if self._answers and not (answer := self._answers.popleft()).done():
+                answer.set_result(message)
+            else:
+                for fd in message[1]:
+                    os.close(fd)
 
     def close(self) -> None:
         """End the conversation; the worker goes on."""
@@ -108,8 +129,9 @@ class Link:
         for fd in self._framer.leftovers():
             os.close(fd)
         self._sock.close()
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(Transient("the worker has gone"))
+        for answer in self._answers:
+            if not answer.done():
+                answer.set_exception(Transient("the worker has gone"))
         self._on_close(self)
 
 

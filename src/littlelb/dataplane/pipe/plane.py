@@ -30,7 +30,7 @@ from littlelb.dataplane.pipe.codec import (
 )
 from littlelb.dataplane.pipe.crew import Crew, Member, PipeSettings
 from littlelb.dataplane.pipe.listeners import Listeners, raise_descriptor_limit
-from littlelb.dataplane.pipe.wire import Json, WireError, sequence
+from littlelb.dataplane.pipe.wire import MAX_BACKENDS, Json, WireError, sequence
 
 _log = structlog.get_logger(__name__)
 _BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -134,7 +134,7 @@ class PipePlane:
         failures: dict[Frontend, Failure] = {}
         rules: dict[Frontend, Forward] = {}
         for number, (frontend, forward) in enumerate(wanted.items()):
-            failure = self._listeners.open(frontend, accepting=bool(forward.backends))
+            failure = _judge(forward) or self._listeners.open(frontend, accepting=bool(forward.backends))
             if failure is None:
                 rules[frontend] = forward
             else:
@@ -302,6 +302,12 @@ class PipePlane:
                         self._listeners.close(frontend)
                 await self._crew.end(keep=keep)
                 self._crew = None
+
+
+def _judge(forward: Forward) -> Failure | None:
+    if len(forward.backends) <= MAX_BACKENDS:
+        return None
+    return Failure(Reason.FAILED, f"{len(forward.backends)} backends are more than the pipe's limit of {MAX_BACKENDS}")
 
 
 async def _pages(member: Member, question: str) -> list[Json]:

@@ -33,12 +33,14 @@ def _weight(key: str, name: str) -> int:
 class Route:
     """One frontend's rule, ready for use. Raises WireError when the rule is not one."""
 
-    __slots__ = ("_affinity", "_names", "_next", "_ranges", "_suspects", "backends", "drain", "rule")
+    __slots__ = ("_affinity", "_names", "_next", "_ranges", "_suspects", "backends", "drain", "rule", "size_bytes")
 
     def __init__(self, rule: Json, start: int = 0) -> None:
         """Take a rule as in `wire`; `start` varies the first backend."""
         self.rule = {name: value for name, value in rule.items() if name not in {"lent", "frontend"}}
         self.backends = tuple(_backend(item) for item in sequence(rule.get("backends")))
+        self.size_bytes = 300 + 90 * len(self.backends) + 50 * len(sequence(rule.get("ranges") or []))
+        """At most, in an answer that tells this rule or its counters."""
         self.drain = None if rule.get("drain") is None else integer(rule.get("drain"), 0, MAX_SECONDS)
         self._ranges = _ranges(rule.get("ranges"))
         self._affinity = rule.get("affinity") is True

@@ -25,7 +25,9 @@ PROTOCOL: Final = 1
 MAX_FDS: Final = 253
 """SCM_MAX_FD of Linux."""
 MAX_BODY: Final = 4 << 20
-"""Bytes. A rule with 32 backends is about 1 kB; one with 50,000 still fits."""
+"""Bytes. A rule with 32 backends is about 1 kB."""
+MAX_BACKENDS: Final = 40_000
+"""Of one rule: so many fit into a message, with the counters of each and whatever the addresses."""
 BATCH_BYTES: Final = 256 << 10
 """A sender starts a new message beyond this."""
 

@@ -110,6 +110,23 @@ def test_counters_name_the_frontend(bench: Bench) -> None:
     assert (answer["flows"], answer["paused"]) == (0, False)
 
 
+def test_large_rules_come_on_several_pages(bench: Bench) -> None:
+    """Whatever the rules weigh together, no answer is longer than a message may be, and none is left out."""
+    backends = [[f"10.1.{n >> 8}.{n & 255}", 8080] for n in range(10_000)]
+    keys = [f"TCP 203.0.113.1 {port}" for port in range(81, 111)]
+    for key in keys:
+        bench.serve(frontend=key, backends=backends)
+    for question, field in (("serving", "rules"), ("counters", "frontends")):
+        seen, more = 0, True
+        while more:
+            answer, _ = bench.ask({"do": question, "from": seen})
+            page = answer[field]
+            assert isinstance(page, list)
+            assert page
+            seen, more = seen + len(page), bool(answer["more"])
+        assert seen == len(keys)
+
+
 def test_retire_stops_accepting_and_sets_the_end(bench: Bench) -> None:
     """A retiring worker has no frontends any more and says so."""
     bench.serve()

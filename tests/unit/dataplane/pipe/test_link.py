@@ -9,7 +9,7 @@ import pytest
 
 from littlelb.core.errors import Permanent, Transient
 from littlelb.dataplane.pipe.link import Hello, Link, RunDirectory, connect
-from littlelb.dataplane.pipe.wire import Framer, Json, WireError, render
+from littlelb.dataplane.pipe.wire import MAX_BODY, Framer, Json, WireError, render
 
 
 class Far:
@@ -84,6 +84,36 @@ async def test_a_worker_that_hangs_is_given_up() -> None:
     with pytest.raises(Transient, match="time-out"):
         await far.link.ask({"do": "hello"}, seconds=0.01)
     assert far.link.closed
+    far.close()
+
+
+async def test_a_question_that_is_too_long_costs_the_question_only() -> None:
+    """What would not fit into a message is refused here, and the worker is none the worse."""
+    far = Far()
+    with pytest.raises(Transient, match="cannot be asked"):
+        await far.link.ask({"do": "set", "rules": ["x" * MAX_BODY]})
+    assert not far.link.closed
+    assert far.closed == []
+    far.close()
+
+
+async def test_who_was_cancelled_leaves_no_answer_to_the_next_one() -> None:
+    """Answers come in order: the one that nobody waits for any more is thrown away, with what was lent with it."""
+    far = Far()
+    read, write = os.pipe()
+    given_up = asyncio.create_task(far.link.ask({"do": "lend"}))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    await asyncio.gather(given_up, return_exceptions=True)
+    asked = asyncio.create_task(far.link.ask({"do": "hello"}))
+    await asyncio.sleep(0)
+    await asyncio.to_thread(far.answer, {"ok": True, "frontends": []}, read)
+    os.close(read)
+    socket.send_fds(far.sock, [b"".join(render({"ok": True, "pid": 7}))], [])
+    assert (await asked)[0]["pid"] == 7
+    with pytest.raises(BrokenPipeError):
+        os.write(write, b"nobody has the other end")
+    os.close(write)
     far.close()
 
 

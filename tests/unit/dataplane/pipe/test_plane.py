@@ -12,6 +12,7 @@ from littlelb.core.plan import Changes
 from littlelb.core.state import DesiredState
 from littlelb.dataplane.pipe.crew import PipeSettings
 from littlelb.dataplane.pipe.plane import PipePlane
+from littlelb.dataplane.pipe.wire import MAX_BACKENDS
 
 WEB = Frontend(ip_address("203.0.113.1"), Protocol.TCP, 18080)
 RULE = Forward(service="default/web", backends=(Backend(ip_address("10.1.0.1"), 80),))
@@ -42,3 +43,11 @@ async def test_without_workers_nothing_is_claimed(plane: PipePlane) -> None:
     assert await plane.counters() == {}
     assert await plane.drain(0) == 0
     await plane.stop(keep=False)
+
+
+async def test_more_backends_than_a_worker_can_be_told_fail_that_frontend_alone(plane: PipePlane) -> None:
+    """One Service with a boundless number of endpoints gets a reason; no port is opened for it."""
+    huge = Forward(service="default/huge", backends=RULE.backends * (MAX_BACKENDS + 1))
+    failures = await plane.apply(Changes({WEB: huge}))
+    assert "limit of 40000" in failures[WEB].message
+    assert await plane.observe(frozenset({WEB})) == {}
