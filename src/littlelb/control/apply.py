@@ -6,7 +6,6 @@ A batch that fails as a whole is halved until the key at fault stands alone; it 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from itertools import islice
 from typing import Any, TypeAlias
 
 import structlog
@@ -19,8 +18,6 @@ from littlelb.core.state import Touched
 
 AnyTarget: TypeAlias = Target[Any, Any]  # each target has keys and values of its own
 AnyChanges: TypeAlias = Changes[Any, Any]
-SHOWN_KEYS = 20
-"""So many keys of a batch are named in the debug log."""
 SHOWN_KEYS = 20
 """So many keys of a batch are named in the debug log."""
 log = structlog.get_logger(__name__)
@@ -63,20 +60,9 @@ async def apply_changes(target: AnyTarget, changes: AnyChanges, outcome: Outcome
         return {}
     failed = await _apply_halving(target, changes)
     _show(target.phase.name, changes, failed)
-    _show(target.phase.name, changes, failed)
     outcome.changes += _size(changes) - len(failed)
     outcome.failures.update(failed)
     return failed
-
-
-def _show(phase: str, changes: AnyChanges, failed: Mapping[Any, Failure]) -> None:
-    """Let who debugs see each batch."""
-    parts = {"add": changes.add, "change": changes.change, "remove": changes.remove, "failed": failed}
-    log.debug("target.applied", phase=phase, **{verb: _names(keys) for verb, keys in parts.items() if keys})
-
-
-def _names(keys: Iterable[Any]) -> list[str]:
-    return [str(key) for key in islice(keys, SHOWN_KEYS)]
 
 
 def _show(phase: str, changes: AnyChanges, failed: Mapping[Any, Failure]) -> None:
