@@ -1,45 +1,59 @@
-"""Measures the reader on a real API server: time and memory of the first list, and how fast slice events are taken in.
+"""How fast and how large: the first list of a big cluster, on a real API server, by the reader alone and by the daemon.
 
-    python -m bench.sync --services 10000 --slices 20000 --nodes 5000 --result bench/results/sync.json
+    python -m bench.sync                      10,000 Services, 20,000 EndpointSlices, 5,000 Nodes: about 12 minutes,
+                                              of which creating the objects takes 6
+    python -m bench.sync --services 300 --slices 600 --nodes 50 --runs 1 --trial
 
-A child process reads with the same transport, client, reflectors and decoders as the daemon, into plain dictionaries,
-so that its memory is the reader's alone. Events: the same slices once more as ADDED events of a watch from
-resourceVersion 0, split, decoded and stored as the reflector does, with the server on the same machine.
+Reader: a child process with the daemon's transport, client, reflectors and decoders, and plain dictionaries, so that
+its memory is the reader's alone. Events: the same slices once more as ADDED events of a watch from resourceVersion 0,
+split, decoded and stored as the reflector does. Daemon: `loadbalancer` in a network namespace, as shipped, once serving
+the few Services of a class of their own among ten thousand of others, once serving all the others, which have our
+finalizer already, as after a restart. Server and daemon share the machine's CPUs.
 """
 
 import argparse
 import asyncio
 import gc
 import json
-import platform
+import logging
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from random import Random
-from typing import Any, Generic
+from threading import Event, Thread
+from typing import Any, Generic, Self
 
-import msgspec
+import structlog
 
-from littlelb.core.errors import Transient
+from bench.population import (
+    FEW,
+    FEW_CLASS,
+    connect,
+    fill,
+    put_finalizers,
+    render_nodes,
+    render_services,
+    render_slices,
+    vip,
+)
+from bench.record import Figure, report
 from littlelb.core.model import EndpointSlice
 from littlelb.kube import decode
-from littlelb.kube.client import ENDPOINT_SLICES, NODES, SERVICES, Api, Conflict, EventType, Reference, Selection
+from littlelb.kube.client import ENDPOINT_SLICES, NODES, SERVICES, Api, EventType, Selection
 from littlelb.kube.pace import SharedProbe
 from littlelb.kube.reflector import K, Kind, Reflector
-from littlelb.kube.transport import Transport
 from littlelb.testing.clock import LoopClock
-from littlelb.testing.fake_api import FixedCredentials
 from tests.controlplane import build
-from tests.controlplane.admin import tls_context
 from tests.controlplane.cluster import ControlPlane
+from tests.controlplane.objects import service
+from tests.e2e.rig import Rig, fetch
 
-WRITERS = 16
-"""More would not be faster: the API server allocates one cluster IP after the other."""
 SLICE_EVENTS = 64
 """Events between two turns of other tasks, as in the reflector."""
+PATIENCE_SECONDS = 300.0
 
 
 class Table(Generic[K]):
@@ -63,89 +77,12 @@ class Table(Generic[K]):
             del self.items[key]
 
 
-@asynccontextmanager
-async def connect(server: str, folder: Path) -> AsyncIterator[Api]:
-    """Open a client as the control plane's admin."""
-    tls = tls_context(folder / "ca.crt", folder / "admin.crt", folder / "admin.key")
-    transport = Transport(FixedCredentials(server, tls=tls))
-    try:
-        yield Api(transport)
-    finally:
-        await transport.close()
+# --- the child: a reader ---------------------------------------------------------------------------------------------
 
 
-# --- objects of the size that clusters have ---
-
-
-def render_services(count: int) -> Iterator[tuple[Reference, dict[str, Any]]]:
-    """Services without node ports, with an annotation of 2 KiB as kubectl leaves it."""
-    for number in range(count):
-        annotations = {"kubectl.kubernetes.io/last-applied-configuration": "x" * 2_048}
-        ports = [{"name": "http", "port": 80}, {"name": "https", "port": 443}]
-        spec = {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": False, "ports": ports}
-        meta = {"name": f"svc-{number}", "annotations": annotations}
-        yield Reference(SERVICES, "default"), {"metadata": meta, "spec": spec}
-
-
-def render_slices(count: int, services: int) -> Iterator[tuple[Reference, dict[str, Any]]]:
-    """Slices of 9 endpoints; every hundredth has 100."""
-    for number in range(count):
-        addresses = [f"10.1.{number % 250}.{at + 1}" for at in range(100 if number % 100 == 0 else 9)]
-        conditions = {"ready": True, "serving": True, "terminating": False}
-        endpoints = [
-            {"addresses": [address], "conditions": conditions, "nodeName": f"node-{at}", "zone": "a"}
-            for at, address in enumerate(addresses)
-        ]
-        labels = {"kubernetes.io/service-name": f"svc-{number % max(services, 1)}"}
-        ports = [{"name": "http", "port": 8080, "protocol": "TCP"}]
-        meta = {"name": f"slice-{number}", "labels": labels}
-        body = {"metadata": meta, "addressType": "IPv4", "endpoints": endpoints, "ports": ports}
-        yield Reference(ENDPOINT_SLICES, "default"), body
-
-
-def render_nodes(count: int) -> Iterator[tuple[Reference, dict[str, Any]]]:
-    """Nodes with 50 images and an address."""
-    for number in range(count):
-        names = [{"names": [f"registry.example.com/app-{image}@sha256:{'0' * 64}"]} for image in range(50)]
-        address = f"198.51.{100 + number // 250}.{number % 250 + 1}"
-        status = {"addresses": [{"type": "InternalIP", "address": address}], "images": names}
-        status["conditions"] = [{"type": "Ready", "status": "True"}]
-        yield Reference(NODES), {"metadata": {"name": f"node-{number}"}, "status": status}
-
-
-async def create(api: Api, where: Reference, body: bytes) -> None:
-    """Create one object, however often that has to be tried on a busy machine."""
-    while True:
-        try:
-            await api.create(where, body)
-        except Conflict:
-            return  # an earlier attempt did it after all
-        except Transient as error:
-            print("once more:", error, flush=True)
-        else:
-            return
-
-
-async def fill(api: Api, objects: Iterator[tuple[Reference, dict[str, Any]]]) -> float:
-    """Create them, some at a time; return the seconds it took."""
-
-    async def write() -> None:
-        for where, body in objects:
-            await create(api, where, json.dumps(body).encode())
-
-    began = time.monotonic()
-    async with asyncio.TaskGroup() as group:
-        for _ in range(WRITERS):
-            group.create_task(write())
-    return time.monotonic() - began
-
-
-# --- the child: a reader ---
-
-
-def memory_mib(field: str) -> float:
-    """Read VmRSS or VmHWM of this process."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+def memory_mib(field: str, pid: int | str = "self") -> float:
+    """Read VmRSS or VmHWM of a process."""
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) / 1024
 
 
@@ -196,43 +133,159 @@ async def take_events(api: Api, expected: int) -> dict[str, float]:
     return {"slice_events_per_second": count / seconds, "slice_events_per_cpu_second": count / busy}
 
 
-# --- the parent ---
+# --- the parent: fill, and let the child read ------------------------------------------------------------------------
 
 
-async def measure(plane: ControlPlane, options: argparse.Namespace) -> dict[str, Any]:
-    """Fill the server, then let a child read."""
-    created = {}
+async def populate(plane: ControlPlane, options: argparse.Namespace) -> None:
+    """Create all objects."""
     async with connect(plane.server, plane.folder) as api:
         for kind, objects in (
             ("nodes", render_nodes(options.nodes)),
             ("slices", render_slices(options.slices, options.services)),
             ("services", render_services(options.services)),
         ):
-            created[kind] = await fill(api, objects)
-            print(f"{kind} created in {created[kind]:.0f} s", flush=True)
-    runs = []
-    for _ in range(options.runs):
+            print(f"{kind} created in {await fill(api, objects):.0f} s", flush=True)
+
+
+async def claim(plane: ControlPlane, services: int) -> None:
+    """Put our finalizer on all Services but the few."""
+    async with connect(plane.server, plane.folder) as api:
+        print(f"finalizers put on in {await put_finalizers(api, range(FEW, services)):.0f} s", flush=True)
+
+
+async def measure_reader(plane: ControlPlane, runs: int) -> list[Figure]:
+    """Let child processes read, one after the other."""
+    seen: list[dict[str, float]] = []
+    for _ in range(runs):
         command = [sys.executable, "-m", "bench.sync", "--read", plane.server, "--folder", str(plane.folder)]
         child = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
         output, _ = await child.communicate()
-        runs.append(json.loads(output.splitlines()[-1]))
-        print({key: round(value, 2) for key, value in runs[-1].items()}, flush=True)
-    return {"created_seconds": created, "runs": runs}
+        seen.append(json.loads(output.splitlines()[-1]))
+        print({key: round(value, 2) for key, value in seen[-1].items()}, flush=True)
+
+    def column(key: str) -> tuple[float, ...]:
+        return tuple(one[key] for one in seen)
+
+    return [
+        Figure("reader: everything listed", "s", column("sync_seconds"), 4.0),
+        Figure("reader: CPU time of that", "s", column("sync_cpu_seconds")),
+        Figure("reader: RSS after it", "MiB", column("rss_mib"), 200.0),
+        Figure("reader: slice events taken in", "/s", column("slice_events_per_second"), 15_000.0, at_least=True),
+        Figure("reader: the same by its own CPU time", "/s", column("slice_events_per_cpu_second"), at_least=True),
+    ]
 
 
-def machine() -> dict[str, Any]:
-    """Describe where it ran."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "cpus": len(models) or None,
-        "cpu": models[0] if models else platform.machine(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "msgspec": msgspec.__version__,
-        "kubernetes": build.KUBERNETES_VERSION,
-    }
+# --- the parent: the whole daemon ------------------------------------------------------------------------------------
+
+
+class Pulse:
+    """Asks the daemon's health page ten times a second: how long its loop does not answer."""
+
+    def __init__(self, rig: Rig) -> None:
+        """Begin to ask."""
+        self.seconds: list[float] = []
+        self._rig, self._enough = rig, Event()
+        self._thread = Thread(target=self._ask)
+
+    def _ask(self) -> None:
+        while not self._enough.wait(0.1):
+            began = time.monotonic()
+            if self._rig.lan.balancer.call(lambda: fetch("127.0.0.1", 7480, "/healthz")):
+                self.seconds.append(time.monotonic() - began)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._enough.set()
+        self._thread.join()
+
+
+@contextmanager
+def phase(name: str) -> Any:
+    """Say what is being done, and how long it took."""
+    began = time.monotonic()
+    yield
+    print(f"{name}: {time.monotonic() - began:.1f} s", flush=True)
+
+
+def pss_mib(pid: int) -> float:
+    """Proportional set size: shared pages are divided among those who share them."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("Pss:")).split()[1]) / 1024
+
+
+def worker_pids(rig: Rig) -> list[int]:
+    """The pipe's workers of the rig's daemon: all other processes in the balancer's namespace."""
+    assert rig.daemon is not None
+    return sorted(rig.lan.balancer.pids() - {rig.daemon.pid})
+
+
+def held(rig: Rig) -> int:
+    """How many Service addresses are on the device."""
+    return rig.lan.balancer.ip("-o", "-4", "addr", "show", "dev", "eth0").count("100.64.")
+
+
+def widen(rig: Rig) -> None:
+    """Let the addresses of `population.vip` be in a subnet of the device, and pods be behind a node."""
+    rig.lan.balancer.ip("route", "add", "100.64.0.0/16", "dev", "eth0")
+    rig.lan.balancer.ip("route", "add", "10.0.0.0/8", "via", "198.51.100.11")
+
+
+def logged_at(rig: Rig, event: str) -> float:
+    """Seconds since the epoch of an entry of the daemon's log."""
+    return datetime.fromisoformat(rig.log_events(event)[-1]["timestamp"]).timestamp()
+
+
+def measure_daemon(
+    plane: ControlPlane, name: str, flags: tuple[str, ...], expected: int, *, restart: bool
+) -> list[Figure]:
+    """Start it, wait until it serves what it should, and look at it."""
+    with Rig(plane, "default") as rig:
+        widen(rig)
+        started, began = time.time(), time.monotonic()
+        rig.start(*flags, wait=False)
+        with Pulse(rig) as pulse:
+            rig.wait("synced", lambda: rig.log_events("source.synced"), PATIENCE_SECONDS)
+            with phase(f"{name}: served {expected:,}"):
+                rig.wait("all held", lambda: held(rig) >= expected, PATIENCE_SECONDS)
+            served = time.monotonic() - began
+            time.sleep(10)  # the pass after, garbage, the state file
+        assert rig.daemon is not None
+        pid, workers = rig.daemon.pid, worker_pids(rig)
+        synced = rig.log_events("source.synced")[-1]["seconds"]
+        figures = [
+            Figure(f"{name}: everything listed", "s", (synced,), 4.0),
+            Figure(f"{name}: from exec to listed", "s", (logged_at(rig, "source.synced") - started,)),
+            Figure(f"{name}: from exec to {expected:,} addresses held", "s", (served,)),
+            Figure(f"{name}: RSS of the daemon", "MiB", (memory_mib("VmRSS", pid),), 260.0),
+            Figure(f"{name}: its peak", "MiB", (memory_mib("VmHWM", pid),)),
+            Figure(f"{name}: PSS of the daemon", "MiB", (pss_mib(pid),)),
+            Figure(f"{name}: PSS of a worker", "MiB", tuple(pss_mib(worker) for worker in workers)),
+            Figure(f"{name}: loop answers while it starts", "s", tuple(pulse.seconds)),
+        ]
+        if restart:
+            figures.append(Figure(f"{name}: serving again after the API's return", "s", (outage(plane, rig),), 8.0))
+        rig.stop(timeout=120)
+    return figures
+
+
+def outage(plane: ControlPlane, rig: Rig) -> float:
+    """Stop the API server for 15 s; from its readiness until a new Service's address is held."""
+    plane.api.stop(timeout=20)
+    time.sleep(15)
+    plane.api.start()
+    began = time.monotonic()
+    address = vip(30_000)
+    ports = ({"name": "http", "port": 80, "protocol": "TCP"},)
+    wanted = {"loadBalancerIP": address, "loadBalancerClass": FEW_CLASS, "allocateLoadBalancerNodePorts": False}
+    plane.admin.apply(service("after-the-outage", "default", ports, **wanted))
+    rig.wait("served after the outage", lambda: f"{address}/" in rig.lan.balancer.ip("-o", "addr"), 60)
+    return time.monotonic() - began
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -240,7 +293,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("services", 10_000), ("slices", 20_000), ("nodes", 5_000), ("runs", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--result", type=Path)
+    parser.add_argument("--only", choices=["reader", "few", "all"], action="append", help="several times for several")
+    parser.add_argument("--trial", action="store_true", help="write no result")
     parser.add_argument("--read", metavar="SERVER", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
@@ -253,10 +307,25 @@ def main() -> int:
         print(json.dumps(asyncio.run(read(options.read, options.folder))))
         return 0
     say: Callable[[str], None] = print
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
+    few = ("--load-balancer-class", FEW_CLASS, "--no-class-less")
+    only = options.only or ["reader", "few", "all"]
+    figures: list[Figure] = []
     with ControlPlane(build.ensure(say)) as plane:
-        result = {"machine": machine(), **asyncio.run(measure(plane, options))}
-    if options.result:
-        options.result.write_text(json.dumps(result, indent=2) + "\n")
+        asyncio.run(populate(plane, options))
+        if "reader" in only:
+            figures += asyncio.run(measure_reader(plane, options.runs))
+        if "few" in only:
+            figures += measure_daemon(plane, f"daemon, {FEW} served", few, min(FEW, options.services), restart=True)
+        if "all" in only:
+            rest = options.services - FEW
+            asyncio.run(claim(plane, options.services))
+            figures += measure_daemon(plane, f"daemon, {rest:,} served", (), rest, restart=False)
+    note = (
+        f"{options.services:,} LoadBalancer Services without NodePorts, {options.slices:,} EndpointSlices, "
+        f"{options.nodes:,} Nodes on Kubernetes {build.KUBERNETES_VERSION} on the same machine."
+    )
+    report("sync", "First sync of a large cluster", figures, [note], keep=not options.trial)
     return 0
 
 
