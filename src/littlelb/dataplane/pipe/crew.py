@@ -12,6 +12,7 @@ import asyncio
 import errno
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -67,11 +68,14 @@ class Crew:
         self.members: list[Member] = []
         self.elders: list[Member] = []
         self._leaving: list[Member] = []
+        self._missing: list[Member] = []
+        """Members whose conversation broke; `settle_lost` finds out what became of them."""
         self._settings = settings
         self._on_loss = on_loss
         self._directory = RunDirectory(settings.run_directory)
         self._netns = read_netns()
         self._closing = False
+        self.hello_seconds = HELLO_SECONDS
 
     async def find(self, *, tidy: bool = True) -> None:
         """Meet the workers that an earlier daemon left; `tidy`: remove what dead ones left."""
@@ -89,6 +93,14 @@ class Crew:
 
     async def _meet(self, name: str, *, tidy: bool = True) -> Member | None:
         try:
+            return await self._greet(name, tidy=tidy)
+        except (Transient, WireError) as error:
+            _log.warning("pipe.worker_unreachable", socket=name, error=str(error))
+            return None
+
+    async def _greet(self, name: str, *, tidy: bool = True) -> Member | None:
+        """Return who answers; None: nobody, or a stranger. Raises Transient, WireError: somebody who makes no sense."""
+        try:
             link = connect(self._directory.fd, name, self._lost)
         except OSError as error:
             if error.errno in {errno.ECONNREFUSED, errno.ENOENT}:
@@ -98,11 +110,10 @@ class Crew:
                 _log.warning("pipe.worker_foreign", socket=name, error=str(error))
             return None
         try:
-            hello = Hello((await link.ask({"do": "hello"}, seconds=HELLO_SECONDS))[0], self._settings.version)
-        except (Transient, WireError) as error:
-            _log.warning("pipe.worker_unreachable", socket=name, error=str(error))
+            hello = Hello((await link.ask({"do": "hello"}, seconds=self.hello_seconds))[0], self._settings.version)
+        except (Transient, WireError):
             link.close()
-            return None
+            raise
         if hello.netns != self._netns:
             link.close()
             return None
@@ -176,23 +187,43 @@ class Crew:
             self._directory.remove(member.name)
         for member in [member for member in self.members if member.link is link]:
             self.members.remove(member)
+            self._missing.append(member)
             _log.error("pipe.worker_lost", pid=member.hello.pid, stderr=self._directory.read_log(member.name))
-            self._directory.remove(member.name)
             self._on_loss()
+
+    async def settle_lost(self) -> None:
+        """See to it that no lost member goes on accepting by old rules: it retires, or, where it hangs, is killed."""
+        missing, self._missing = self._missing, []
+        for member in missing:
+            try:
+                again = await self._greet(member.name)
+            except (Transient, WireError):
+                if is_running(member.hello):
+                    _log.error("pipe.worker_killed", pid=member.hello.pid, reason="it does not answer")
+                    os.kill(member.hello.pid, signal.SIGKILL)
+                self._directory.remove(member.name)
+            else:
+                if again is not None:
+                    await self._retire(again)
 
     async def retire_elders(self) -> None:
         """Let those go whose work the members do now; their flows live on until they end."""
         elders, self.elders = self.elders, []
         for elder in elders:
-            self._leaving.append(elder)
-            try:
-                await elder.link.ask({"do": "retire", "seconds": None})
-                _log.info("pipe.worker_retires", pid=elder.hello.pid)
-            except Transient as error:
-                _log.warning("pipe.worker_unreachable", pid=elder.hello.pid, error=str(error))
+            await self._retire(elder)
+
+    async def _retire(self, member: Member) -> None:
+        self._leaving.append(member)
+        try:
+            await member.link.ask({"do": "retire", "seconds": None})
+            _log.info("pipe.worker_retires", pid=member.hello.pid)
+        except Transient as error:
+            _log.warning("pipe.worker_unreachable", pid=member.hello.pid, error=str(error))
 
     async def end(self, *, keep: bool) -> None:
         """Leave them all running, or cut all flows and end them."""
+        if not keep:
+            await self.settle_lost()
         self._closing = True
         everyone = [*self.members, *self.elders, *self._leaving]
         for member in everyone:
@@ -205,3 +236,12 @@ class Crew:
             member.link.close()
         self.members, self.elders, self._leaving = [], [], []
         self._directory.close()
+
+
+def is_running(hello: Hello) -> bool:
+    """Does the process still live that said so, and not another one that got its number?"""
+    try:
+        stat = Path(f"/proc/{hello.pid}/stat").read_text(errors="replace")
+    except OSError:
+        return False
+    return int(stat.rpartition(")")[2].split()[19]) == hello.started

@@ -35,6 +35,8 @@ class Hello:
     def __init__(self, answer: Json, version: str) -> None:
         """Read the answer to `hello`; `version` is ours. Raises WireError."""
         self.pid = integer(answer.get("pid"), 1, 1 << 31)
+        self.started = integer(answer.get("started", 0), 0, 1 << 62)
+        """Clock ticks after boot, as in /proc/PID/stat: tells it from a later process with its pid."""
         self.netns = integer(answer.get("netns"), 0, 1 << 63)
         self.version = text(answer.get("version"))
         self.retiring = answer.get("retiring") is True

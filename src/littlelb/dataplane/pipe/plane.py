@@ -194,6 +194,7 @@ class PipePlane:
         for member in await crew.hire():
             await self._give(member, self._applied)
             crew.join(member)
+        await crew.settle_lost()
         if len(crew.members) < self._settings.workers:
             self._lost.set()
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +41,15 @@ class Worker:
             return
         finally:
             writer.close()
-            self._listener.close()
+
+    def close(self) -> None:
+        """End: nobody listens any more."""
+        self._listener.close()
+
+
+def read_started(pid: int) -> int:
+    """When a process began, as /proc says it."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
 
 async def meet(path: Path, wanted: int, *hellos: Json) -> tuple[Crew, list[Worker], Callable[[], None]]:
@@ -56,6 +65,8 @@ async def meet(path: Path, wanted: int, *hellos: Json) -> tuple[Crew, list[Worke
     def end() -> None:
         for task in tasks:
             task.cancel()
+        for worker in workers:
+            worker.close()
 
     return crew, workers, end
 
@@ -86,6 +97,41 @@ async def test_elders_are_asked_to_retire_and_members_are_not(tmp_path: Path) ->
     assert crew.elders == []
     await crew.end(keep=False)
     assert (member.asked, elder.asked) == (["hello", "retire"], ["hello", "retire", "retire"])
+    end()
+
+
+async def test_a_lost_member_that_still_lives_retires(tmp_path: Path) -> None:
+    """Whose conversation broke goes on accepting by old rules, so it is met again and sent away."""
+    crew, (worker,), end = await meet(tmp_path, 1, {"pid": 11})
+    name = worker.name
+    crew.members[0].link.close()
+    assert crew.members == []
+    again = asyncio.create_task(worker.run())
+    await crew.settle_lost()
+    assert worker.asked == ["hello", "hello", "retire"]
+    assert (tmp_path / "run" / name).exists()
+    again.cancel()
+    await crew.end(keep=True)
+    end()
+
+
+async def test_a_lost_member_that_hangs_is_killed(tmp_path: Path) -> None:
+    """It could wake up later and accept by old rules; a process that merely got its number is left alone."""
+    hung = await asyncio.create_subprocess_exec("sleep", "60")
+    other = await asyncio.create_subprocess_exec("sleep", "60")
+    crew, _, end = await meet(
+        tmp_path, 2, {"pid": hung.pid, "started": read_started(hung.pid)}, {"pid": other.pid, "started": 1}
+    )
+    for member in list(crew.members):
+        member.link.close()
+    crew.hello_seconds = 0.05
+    await crew.settle_lost()
+    assert await hung.wait() == -signal.SIGKILL
+    assert other.returncode is None
+    assert list((tmp_path / "run").iterdir()) == []
+    other.kill()
+    await other.wait()
+    await crew.end(keep=True)
     end()
 
 
