@@ -6,7 +6,9 @@ One open file description per frontend, so that what is done to it holds in all 
 
 A bound socket that does not listen answers a SYN with RST: a frontend without backends refuses at once, and nobody else
 gets its port meanwhile, because SO_REUSEADDR is taken off it for that time (inet_csk_bind_conflict in Linux).
-IP_FREEBIND binds before the address is on the device.
+IP_FREEBIND binds before the address is on the device. IP_TRANSPARENT, which accepted sockets inherit, lets their RST
+out when it is no longer there: without, the kernel finds no route from a foreign source address, and clients of a
+Service that goes would wait for ever (IPv6 does not ask).
 """
 
 import errno
@@ -14,6 +16,7 @@ import os
 import resource
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Final
 
 from littlelb.core.model import Frontend, Reason
@@ -24,6 +27,7 @@ from littlelb.dataplane.pipe.descriptors import set_keepalive
 BACKLOG: Final = 65_535
 """The kernel takes the smaller of this and net.core.somaxconn."""
 _IP_FREEBIND: Final = 15
+_IP_TRANSPARENT: Final = 19
 _IPV6_FREEBIND: Final = 78
 
 
@@ -73,6 +77,8 @@ class Listeners:
                 sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
             else:
                 sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+                with suppress(PermissionError):  # without CAP_NET_ADMIN clients learn of the end by their own time-out
+                    sock.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             set_keepalive(sock)
             sock.bind((str(frontend.address), frontend.port))
