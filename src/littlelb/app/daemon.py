@@ -119,7 +119,7 @@ class Daemon:
         """Withdraw everything, or leave everything as it is."""
         parts = self._parts
         keep = stop is Stop.KEEP or (self._config.on_exit is OnExit.KEEP and stop is Stop.TERMINATE)
-        parts.state_file.write(parts.encode_state(self._clock.now()))
+        parts.save()
         if keep:
             log.info("daemon.keeps", effect="addresses, listeners and connections stay for the next start")
             await parts.plane.stop(keep=True)
@@ -138,7 +138,7 @@ class Daemon:
         except TimeoutError:
             log.warning("daemon.withdrawal_cut", remedy="what is left is removed by the next start, or by cleanup")
         await parts.plane.stop(keep=False)
-        parts.state_file.write(parts.encode_state(self._clock.now()))
+        parts.save()
 
     # --- tasks -------------------------------------------------------------------------------------------------------
 

@@ -132,6 +132,11 @@ class Parts:
         """Encode the world and who holds what."""
         return encode_world(self.store.peek(), self.store.grants, written)
 
+    def save(self) -> None:
+        """Write the state file; before anything was heard or recalled, the one that is there knows more."""
+        if self.store.ready:
+            self.state_file.write(self.encode_state(self.clock.now()))
+
     def after_pass(self, result: PassResult) -> None:
         """Tell the story, and everybody who wants to know."""
         for happening in tell(result.before, result.after, changed_keys(result.before, result.after)):

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from threading import Lock
 
 import msgspec
 import structlog
@@ -160,6 +161,7 @@ class StateFile:
         """`directory` is made when the first file is written."""
         self._path = directory / FILE_NAME
         self._failing = False
+        self._writing = Lock()  # the last write of a daemon may come while one in a thread is under way
 
     def read(self) -> Stored | None:
         """Read the last known world; None when there is none that can be used."""
@@ -176,7 +178,11 @@ class StateFile:
             return None
 
     def write(self, content: bytes) -> None:
-        """Put new content in the place of the old, in one step."""
+        """Put new content in the place of the old, in one step; from whatever thread."""
+        with self._writing:
+            self._replace(content)
+
+    def _replace(self, content: bytes) -> None:
         temporary = self._path.with_suffix(NEW_SUFFIX)
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

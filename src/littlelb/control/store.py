@@ -61,6 +61,12 @@ class Shelf(Generic[T]):
         self._own()[item.key] = item
         self._changed(old, item)
 
+    def supplement(self, items: Iterable[T]) -> None:
+        """Take objects of an earlier time: one that a source has told already is newer."""
+        for item in items:
+            if item.key not in self._items:
+                self.upsert(item)
+
     def remove(self, key: str) -> None:
         """Forget the object with this key, if it is known."""
         old = self._items.get(key)
@@ -182,13 +188,13 @@ class Store:
             self._all_dirty()
 
     def recall(self, services: Iterable[Service], slices: Iterable[EndpointSlice], nodes: Iterable[Node]) -> None:
-        """Take the last known world from the state file: it counts until each kind is listed."""
-        for service in services:
-            self.services.upsert(service)
-        for piece in slices:
-            self.slices.upsert(piece)
-        for node in nodes:
-            self.nodes.upsert(node)
+        """Take the last known world from the state file: it counts until each kind is listed, and never against it."""
+        if Kind.SERVICES in self._unlisted:
+            self.services.supplement(services)
+        if Kind.SLICES in self._unlisted:
+            self.slices.supplement(slices)
+        if Kind.NODES in self._unlisted:
+            self.nodes.supplement(nodes)
         self._unlisted.clear()
         self._all_dirty()
 

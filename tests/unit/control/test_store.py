@@ -174,6 +174,20 @@ def test_grants_are_kept_and_only_those_who_wait_are_decided_again() -> None:
     assert seen.dirty.services == {"default/a"}
 
 
+def test_the_recalled_world_never_replaces_what_a_source_has_told() -> None:
+    """A slow first list: what came before the state file was taken is newer, and a kind that is listed is complete."""
+    store, _ = _store()
+    store.services.upsert(service("web", "203.0.113.8"))
+    store.slices.retain(frozenset())
+    store.recall(
+        [service("web", "203.0.113.7"), service("api", "203.0.113.9")], [piece("web")], [node("n1", "198.51.100.11")]
+    )
+    assert store.services.items["default/web"].load_balancer_ip == "203.0.113.8"
+    assert set(store.services.items) == {"default/web", "default/api"}
+    assert store.peek().slices == {}
+    assert set(store.nodes.items) == {"n1"}
+
+
 def test_the_recalled_world_counts_until_each_kind_is_listed() -> None:
     """A restart with the API server down; what the list then lacks goes."""
     store, _ = _store()
