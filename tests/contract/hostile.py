@@ -6,6 +6,7 @@ Doors: the folder takes anything; a fake API server takes any JSON; the real API
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, TypeAlias
 
 from littlelb.core.model import Reason
@@ -322,3 +323,46 @@ def cases() -> list[Case]:
     """Write the whole table."""
     texts = [Case(name, Rejected(reason), text=text) for name, (text, reason) in _TEXTS.items()]
     return [*_services(), *_closed(), *texts]
+
+
+# --- the neighbours ------------------------------------------------------------------------------------------------
+
+
+def neighbour(number: int) -> list[dict[str, Any]]:
+    """Write a sound Service with a backend."""
+    name = f"good-{number}"
+    meta = {"name": f"{name}-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": name}}
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": name, "namespace": "shop", "creationTimestamp": "2020-01-01T00:00:00Z"},
+            "spec": {
+                "type": "LoadBalancer",
+                "loadBalancerIP": f"203.0.113.{number}",
+                "clusterIP": f"10.96.0.{number}",
+                "ports": [{"port": 80}],
+            },
+        },
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": meta,
+            "addressType": "IPv4",
+            "ports": [{"name": "", "port": 8080}],
+            "endpoints": [{"addresses": [f"10.1.0.{number}"]}],
+        },
+    ]
+
+
+@cache
+def good_documents() -> list[dict[str, Any]]:
+    """Write the hundred neighbours and a node."""
+    node = {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": "n1"},
+        "spec": {"podCIDRs": ["10.1.1.0/24"]},
+        "status": {"addresses": [{"type": "InternalIP", "address": "198.51.100.21"}]},
+    }
+    return [node, *(document for number in range(1, NEIGHBOURS + 1) for document in neighbour(number))]

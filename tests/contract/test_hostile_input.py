@@ -32,6 +32,8 @@ from tests.contract.hostile import (
     Unknown,
     Unserved,
     cases,
+    good_documents,
+    neighbour,
 )
 
 T = TypeVar("T", Service, EndpointSlice, Node)
@@ -67,46 +69,6 @@ class Known(Generic[T]):
     def retain(self, keys: frozenset[str]) -> None:
         """Forget all others."""
         self.items = {key: item for key, item in self.items.items() if key in keys}
-
-
-def neighbour(number: int) -> list[dict[str, Any]]:
-    """Write a sound Service with a backend."""
-    name = f"good-{number}"
-    meta = {"name": f"{name}-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": name}}
-    return [
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": name, "namespace": "shop", "creationTimestamp": "2020-01-01T00:00:00Z"},
-            "spec": {
-                "type": "LoadBalancer",
-                "loadBalancerIP": f"203.0.113.{number}",
-                "clusterIP": f"10.96.0.{number}",
-                "ports": [{"port": 80}],
-            },
-        },
-        {
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": meta,
-            "addressType": "IPv4",
-            "ports": [{"name": "", "port": 8080}],
-            "endpoints": [{"addresses": [f"10.1.0.{number}"]}],
-        },
-    ]
-
-
-@cache
-def good_documents() -> list[dict[str, Any]]:
-    """Write the hundred neighbours and a node."""
-    node = {
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {"name": "n1"},
-        "spec": {"podCIDRs": ["10.1.1.0/24"]},
-        "status": {"addresses": [{"type": "InternalIP", "address": "198.51.100.21"}]},
-    }
-    return [node, *(document for number in range(1, NEIGHBOURS + 1) for document in neighbour(number))]
 
 
 def snapshot(services: Iterable[Service], slices: Iterable[EndpointSlice], nodes: Iterable[Node]) -> Snapshot:
