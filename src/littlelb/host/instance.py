@@ -47,14 +47,19 @@ class InstanceLock:
             bound.bind(f"\0{name}")
         except OSError as error:
             bound.close()
-            holder = name_holder(self._name, _UNIX_SOCKETS.read_text(), self._now())
+            holder = name_holder(self._name, _read_sockets(), self._now())
             raise Permanent(f"another loadbalancer{holder} already runs in this network namespace") from error
         self._sockets.append(bound)
 
 
 def read_holder(now: float, *, name: str = "littlelb") -> str:
     """Look who holds the lock, without asking for it: ` (pid 812, since 10:02:11)`; empty: nobody."""
-    return name_holder(name, _UNIX_SOCKETS.read_text(), now)
+    return name_holder(name, _read_sockets(), now)
+
+
+def _read_sockets() -> str:
+    """Return /proc/net/unix; the names in it are whatever bytes any process chose."""
+    return _UNIX_SOCKETS.read_text(errors="replace")
 
 
 def name_holder(name: str, sockets: str, now: float) -> str:

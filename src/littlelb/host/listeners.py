@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 
 from littlelb.core.model import Frontend, Listener
+from littlelb.core.report import printable
 from littlelb.host.sockets import Waiting, read_waiting
 
 log = structlog.get_logger(__name__)
@@ -103,7 +104,7 @@ def read_socket_inodes(process: Path) -> Iterable[int]:
 
 def _command(process: Path) -> str:
     try:
-        return (process / "comm").read_text().strip()
+        return printable((process / "comm").read_text(errors="replace").strip())  # any bytes: it names itself
     except OSError:  # it ended while we looked
         return "a process"
 

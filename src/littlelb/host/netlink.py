@@ -34,6 +34,7 @@ _DEPRECATED, _TENTATIVE, _DADFAILED = 0x20, 0x40, 0x08
 _SCOPE_GLOBAL, _SCOPE_LINK = 0, 253
 _RTN_UNICAST, _RTN_LOCAL = 1, 2
 _TABLE_MAIN = 254
+_FAMILIES = frozenset({socket.AF_INET, socket.AF_INET6})
 _IFF_UP, _IFF_LOOPBACK, _IFF_NOARP = 0x1, 0x8, 0x80
 _ATTEMPTS = 5
 _ANSWER_SECONDS = 10.0
@@ -112,12 +113,13 @@ class Netlink:
 
     async def read_addresses(self) -> list[Address]:
         """Return all addresses of all devices, in the kernel's order."""
-        return [decode_address(message) for message in await self._dump(lambda route: route.addr)]
+        messages = await self._dump(lambda route: route.addr)
+        return [decode_address(message) for message in messages if message["family"] in _FAMILIES]
 
     async def read_routes(self) -> list[Route]:
         """Return the unicast routes of the main table."""
         messages = await self._dump(lambda route: route.route, table=_TABLE_MAIN)
-        return [decode_route(message) for message in messages if message["type"] == _RTN_UNICAST]
+        return [decode_route(message) for message in messages if is_unicast(message)]
 
     async def read_is_local(self, address: Ip) -> bool:
         """Is the address on this machine, on whatever device? Costs one lookup, however many addresses there are."""
@@ -231,6 +233,11 @@ def decode_address(message: Any) -> Address:
         scope_global=message["scope"] == _SCOPE_GLOBAL,
         prefix_route=not flags & _NOPREFIXROUTE,
     )
+
+
+def is_unicast(message: Any) -> bool:
+    """Is it a unicast route of IPv4 or IPv6? A dump of all families holds MPLS labels too."""
+    return message["type"] == _RTN_UNICAST and message["family"] in _FAMILIES
 
 
 def decode_route(message: Any) -> Route:

@@ -1,6 +1,7 @@
 """One daemon per network namespace."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ import time
 import pytest
 
 from littlelb.core.errors import Permanent
-from littlelb.host.instance import InstanceLock, name_holder
+from littlelb.host.instance import InstanceLock, name_holder, read_holder
 
 LINE = "0000000000000000: 00000002 00000000 00000000 0002 01 12345 @littlelb pid=812 since=1763892131"
 HEADER = "Num       RefCount Protocol Flags    Type St Inode Path"
@@ -73,3 +74,10 @@ def test_lock_is_free_after_its_block() -> None:
             refused = InstanceLock(time.time, name=NAME)
             with pytest.raises(Permanent, match=rf"pid {os.getpid()}, since"):
                 refused.__enter__()
+
+
+def test_any_name_of_any_socket_is_read_over() -> None:
+    """Abstract names are bytes, and /proc/net/unix shows them as they are."""
+    with socket.socket(socket.AF_UNIX) as strange, InstanceLock(time.time, name=NAME):
+        strange.bind(b"\0littlelb-test-\xff\xfe" + str(os.getpid()).encode())
+        assert f"pid {os.getpid()}" in read_holder(time.time(), name=NAME)

@@ -46,6 +46,14 @@ async def test_processes_are_named_and_ours_left_out(proc: Path) -> None:
     )
 
 
+async def test_a_process_may_call_itself_anything(tmp_path: Path) -> None:
+    """Its name is any bytes (prctl PR_SET_NAME): no text in UTF-8, perhaps, and not one line."""
+    add_process(tmp_path, 812, "", 100)
+    (tmp_path / "812" / "comm").write_bytes(b"a\nb\xff\xfe\n")
+    (found,) = await ListenerScan(frozenset, read=lambda: [SSH], proc=tmp_path)()
+    assert found.process == "a\\nb\ufffd\ufffd (pid 812)"
+
+
 async def test_known_sockets_are_not_looked_up_again(proc: Path) -> None:
     """A process is searched for when its socket is new, and again when the socket's number was used anew."""
     waiting = [SSH]

@@ -16,6 +16,7 @@ from littlelb.host.netlink import (
     decode_address,
     decode_link,
     decode_route,
+    is_unicast,
     keeps_protocol,
     render_label,
 )
@@ -96,3 +97,12 @@ def test_routes() -> None:
     hops = [Message({}, RTA_GATEWAY="192.0.2.1"), Message({}, RTA_GATEWAY="192.0.2.3")]
     several = Message({"family": socket.AF_INET, "dst_len": 0}, RTA_MULTIPATH=hops)
     assert [str(gateway) for gateway in decode_route(several).gateways] == ["192.0.2.1", "192.0.2.3"]
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "taken"),
+    [(socket.AF_INET, 1, True), (socket.AF_INET6, 1, True), (28, 1, False), (socket.AF_INET, 3, False)],
+)
+def test_routes_of_other_families_and_types_are_none_of_ours(family: int, kind: int, taken: bool) -> None:
+    """A dump of all families holds those of MPLS (28), whose destination is a label."""
+    assert is_unicast(Message({"family": family, "type": kind})) is taken
