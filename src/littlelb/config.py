@@ -145,8 +145,6 @@ class Config:
     service_host: str = ""
     """KUBERNETES_SERVICE_HOST and _PORT: set by the kubelet in every pod."""
     service_port: str = ""
-    notify_socket: str = ""
-    """NOTIFY_SOCKET of systemd (sd_notify(3))."""
     home: Path = Path("/")
     environment: SkipValidation[Mapping[str, str]] = Field(default_factory=dict, repr=False)
     """What credential plugins inherit."""
@@ -214,7 +212,6 @@ def load_config(
     values |= {
         "service_host": environ.get("KUBERNETES_SERVICE_HOST", ""),
         "service_port": environ.get("KUBERNETES_SERVICE_PORT", ""),
-        "notify_socket": environ.get("NOTIFY_SOCKET", ""),
         "home": environ.get("HOME") or "/",
         "environment": dict(environ),
         "flags": dict(flags),
@@ -266,6 +263,8 @@ def _check_together(config: Config, given: Mapping[str, Given], *, device_requir
     errors: list[str] = []
     if device_required and not config.linkdevice:
         errors.append("linkdevice is missing: give --linkdevice DEVICE or LINKDEVICE, for example --linkdevice eth0")
+    if config.plane is Plane.NFT:
+        errors.append(f"{given['plane'].source}: nft: the kernel plane is not there yet; take auto or pipe")
     if config.manifests is not None and config.kubernetes:
         errors.append(
             f"{given['manifests'].source} and {given['kubernetes'].source} contradict each other: objects come either"

@@ -84,7 +84,7 @@ def test_every_setting(flag: str, variable: str, field: str, default: object, te
 def test_the_table_is_complete() -> None:
     """The table above names every option, as it is spelled, and every field of Config that people may set."""
     assert [(o.name, o.environment, o.field) for o in sorted(OPTIONS)] == [row[:3] for row in sorted(TABLE)]
-    inborn = {"service_host", "service_port", "notify_socket", "home", "environment", "flags"}
+    inborn = {"service_host", "service_port", "home", "environment", "flags"}
     assert {field.name for field in fields(Config)} == {row[2] for row in TABLE} | inborn
 
 
@@ -152,6 +152,12 @@ def test_manifests_and_kubernetes_contradict() -> None:
     """Both at once, each said explicitly, is an error that names the two sources."""
     (line,) = errors_of({"manifests": "m"}, {"KUBERNETES": "true"})
     assert line.startswith("flag --manifests and environment variable KUBERNETES contradict each other")
+
+
+def test_a_plane_that_is_not_there_is_refused() -> None:
+    """Who asks for the kernel plane is told, and does not get another one in silence."""
+    (line,) = errors_of({"plane": "nft"})
+    assert line == "flag --plane: nft: the kernel plane is not there yet; take auto or pipe"
 
 
 def test_no_kubernetes_needs_manifests() -> None:
@@ -241,8 +247,8 @@ def test_credentials() -> None:
 
 def test_the_environment_is_handed_on_but_not_shown() -> None:
     """Credential plugins inherit the environment; a log of the configuration does not contain what may be secret."""
-    config = load({}, {"SECRET": "s3cr3t", "NOTIFY_SOCKET": "/run/notify"})
-    assert (config.environment["SECRET"], config.notify_socket) == ("s3cr3t", "/run/notify")
+    config = load({}, {"SECRET": "s3cr3t"})
+    assert config.environment["SECRET"] == "s3cr3t"
     assert "s3cr3t" not in repr(config)
 
 
