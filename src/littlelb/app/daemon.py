@@ -13,6 +13,7 @@ import structlog
 
 from littlelb import __version__
 from littlelb.app.clock import SystemClock
+from littlelb.app.faults import FaultLog
 from littlelb.app.parts import Parts, build_parts
 from littlelb.app.reports import Reporter
 from littlelb.app.signals import Stop, StopSignals
@@ -64,6 +65,7 @@ class Daemon:
         self._reporter = Reporter(config, parts, clock)
         self._metrics = Metrics()
         parts.on_pass.append(self._reporter.take)
+        parts.on_pass.append(FaultLog().take)
         parts.on_pass.append(lambda result: self._metrics.observe_pass(result.report))
 
     async def run(self, signals: StopSignals) -> Stop:

@@ -59,5 +59,6 @@ class Reporter:
             from_state_file=self._parts.from_state_file,
             progress=source.progress,
             folder_errors=source.errors,
+            refused=source.refused,
             events_dropped=speech.recorder.tally.dropped if speech is not None else 0,
         )

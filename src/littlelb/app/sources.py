@@ -57,6 +57,11 @@ class Source(Protocol):
         """What is wrong in the folder."""
         ...
 
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """What the API server does not let us read."""
+        ...
+
     def tasks(self) -> Mapping[str, Work]:
         """Make the tasks that keep the store current, by name."""
         ...
@@ -94,6 +99,11 @@ class Folder:
     def errors(self) -> tuple[str, ...]:
         """One line each: file, document, line, reason."""
         return tuple(str(error) for error in self.source.errors)
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """A folder refuses nothing but by its errors."""
+        return ()
 
     def tasks(self) -> Mapping[str, Work]:
         """One task follows the folder."""
@@ -171,6 +181,11 @@ class ApiServer:
     def errors(self) -> tuple[str, ...]:
         """An API server has no files."""
         return ()
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """One line for each kind."""
+        return tuple(one.refused for one in (self._services, self._slices, self._nodes) if one.refused)
 
     def tasks(self) -> Mapping[str, Work]:
         """One task for each kind."""

@@ -123,6 +123,8 @@ class DaemonStatus(Struct, frozen=True, gc=False, kw_only=True):
     """What is served is the last known world: the source has not answered since the start."""
     progress: tuple[SyncProgress, ...] = ()
     folder_errors: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    """What the API server does not let us read, with the remedy."""
     events_dropped: int = 0
 
 
@@ -167,6 +169,7 @@ def compute_unready(report: StatusReport) -> tuple[str, ...]:
         lines.append(f"not synced with {report.daemon.source}; waiting for: {waiting or 'the first answer'}")
     elif report.last_pass is None:
         lines.append("synced, but the first pass is not finished")
+    lines += report.daemon.refused
     if report.last_pass is not None:
         lines += [f"{f.subject}: {f.message}" for f in report.last_pass.failures if f.permanent]
     return tuple(printable(line) for line in lines)

@@ -10,6 +10,7 @@ ApiStatus for a refusal (meta/v1 Status). Answers other than 2xx become errors:
     Permanent               401, 403: the message holds the remedy
 """
 
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from enum import StrEnum
@@ -284,11 +285,15 @@ def parse_refusal(answer: Answer, verb: str, what: Reference) -> WorldError:
             return _transient(answer, f"cannot {verb} {what}: {said}")
 
 
+_FROM_AUTHORIZER = re.compile(r" cannot \w+ resource ")
+"""As RBAC says it, and all other authorizers of the API server: the text is made in one place."""
+
+
 def _forbidden(status: ApiStatus, verb: str, what: Reference) -> WorldError:
     """Tell what the role does not allow from what admission refuses: quotas, webhooks, a namespace that goes."""
     if any(cause.reason == "NamespaceTerminating" for cause in (status.details or StatusDetails()).causes):
         return NotFound(f"cannot {verb} {what}: its namespace is being deleted")
-    if status.message and f"cannot {verb} resource" not in status.message:
+    if status.message and not _FROM_AUTHORIZER.search(status.message):
         return Permanent(f"cannot {verb} {what}: the API server does not allow it: {status.message}")
     plural = f"{what.resource.plural}/{what.subresource}".rstrip("/")
     return Permanent(

@@ -21,7 +21,7 @@ from typing import Generic, Protocol, TypeVar, assert_never
 import msgspec
 import structlog
 
-from littlelb.core.errors import Transient, WorldError
+from littlelb.core.errors import Permanent, Transient, WorldError
 from littlelb.core.interfaces import Clock, Sink
 from littlelb.kube.client import Api, ApiStatus, EventType, Gone, Invalid, Page, Selection, Watch, WatchEvent
 from littlelb.kube.pace import Backoff
@@ -101,6 +101,7 @@ class Reflector(Generic[K]):
         self._watched_at = -inf
         self._dead_watches = 0
         self._failing = False
+        self._refused = ""
         self._synced = False
         self._connected = False
         self._progress = Progress()
@@ -115,6 +116,11 @@ class Reflector(Generic[K]):
     def connected(self) -> bool:
         """A watch is open, and nothing speaks against it."""
         return self._connected
+
+    @property
+    def refused(self) -> str:
+        """Why the server will not let us read, and will not by itself (401, 403 …); empty: it does, or is away."""
+        return self._refused
 
     @property
     def progress(self) -> Progress:
@@ -168,9 +174,13 @@ class Reflector(Generic[K]):
         return self._clock.monotonic() - self._watched_at
 
     def _report(self, error: WorldError) -> None:
-        if not self._failing:
-            self._log.warning("reflector.failed", error=str(error), kind=type(error).__name__)
+        refused = isinstance(error, Permanent)
+        if not self._failing or (refused and not self._refused):
+            say = self._log.error if refused else self._log.warning
+            say("reflector.failed", error=str(error), kind=type(error).__name__)
         self._failing = True
+        if refused:
+            self._refused = str(error)
 
     def _heard(self) -> None:
         self._heard_at = self._clock.monotonic()
@@ -179,7 +189,7 @@ class Reflector(Generic[K]):
         self._connected = True
         if self._failing:
             self._log.info("reflector.recovered")
-        self._failing = False
+        self._failing, self._refused = False, ""
 
     # --- LIST ---
 

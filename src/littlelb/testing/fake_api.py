@@ -29,6 +29,8 @@ _PATH = re.compile(
 )
 _STRATEGIC = "application/strategic-merge-patch+json"
 _MERGE = "application/merge-patch+json"
+_FAULTS = {403: 'x is forbidden: User "tests" cannot use resource "x" in API group "": a fault'}
+"""Texts of faults that have to read as a real server's."""
 
 
 class FixedCredentials:
@@ -126,7 +128,7 @@ class FakeApi:
 
     def _admit(self, request: web.BaseRequest, fault: Fault) -> None:
         if fault.status is not None:
-            raise Refused(fault.status, "Fault", f"a fault with status {fault.status}")
+            raise Refused(fault.status, "Fault", _FAULTS.get(fault.status, f"a fault with status {fault.status}"))
         if self.tokens is not None:
             token = request.headers.get("Authorization", "").removeprefix("Bearer ")
             if token not in self.tokens:

@@ -204,6 +204,8 @@ def test_unready() -> None:
     assert unready(syncing, None) == ("not synced with https://192.0.2.1; waiting for: Node (2 so far)",)
     assert unready(DAEMON, None) == ("synced, but the first pass is not finished",)
     assert unready(DAEMON, PassReport(1, 1.0, 0.1, 0)) == ()
+    refused = msgspec.structs.replace(DAEMON, refused=("cannot watch nodes: apply the role",))
+    assert unready(refused, PassReport(1, 1.0, 0.1, 0)) == ("cannot watch nodes: apply the role",)
     assert unready(DAEMON, PassReport(1, 1.0, 0.1, 0, failures)) == ("203.0.113.7: run as root",)
     unread = {"FORWARD": Failure("Failed", "no nft", Severity.PERMANENT)}
     assert unready(DAEMON, PassReport(1, 1.0, 0.1, 0, {}, unread)) == ("phase forward: no nft",)

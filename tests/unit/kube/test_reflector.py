@@ -241,8 +241,37 @@ def test_failure_and_recovery_are_logged_once() -> None:
 
     with capture_logs() as logs:
         run_virtual(scenario())
-    assert [entry["event"] for entry in logs] == ["reflector.synced", "reflector.failed", "reflector.recovered"]
-    assert [entry["resource"] for entry in logs] == ["services"] * 3
+    said = [entry for entry in logs if entry["log_level"] != "debug"]
+    assert [entry["event"] for entry in said] == ["reflector.synced", "reflector.failed", "reflector.recovered"]
+    assert [entry["resource"] for entry in said] == ["services"] * 3
+
+
+def test_what_the_server_refuses_is_an_error_until_it_is_granted() -> None:
+    """A missing right will not pass by itself: one line at ERROR, also after an outage, and a reason to be unready."""
+
+    async def scenario() -> None:
+        async with world() as it:
+            down = it.server.faults.add(Fault(status=503))
+            await it.until(lambda: down.hits > 0)
+            assert it.reflector.refused == ""
+            it.server.faults.clear()
+            it.server.faults.add(Fault(status=403))
+            await it.until(lambda: it.reflector.refused != "")
+            assert "lacks the verb list on services" in it.reflector.refused
+            await asyncio.sleep(60)
+            it.server.faults.clear()
+            await it.until(lambda: it.reflector.connected)
+            assert it.reflector.refused == ""
+
+    with capture_logs() as logs:
+        run_virtual(scenario())
+    levels = [(entry["event"], entry["log_level"]) for entry in logs if entry["log_level"] != "debug"]
+    assert levels == [
+        ("reflector.failed", "warning"),
+        ("reflector.failed", "error"),
+        ("reflector.synced", "info"),
+        ("reflector.recovered", "info"),
+    ]
 
 
 def test_expired_continue_token_restarts_the_list() -> None:
