@@ -74,23 +74,80 @@ def render(*documents: Document) -> str:
     return yaml.safe_dump_all(documents)
 
 
-class Box:
-    """LAN, web servers, folder and daemon; leaving the `with` block removes all of it."""
+class Site:
+    """The machines and their web servers, and what can be seen of them."""
 
     def __init__(self) -> None:
-        """Build the LAN and an empty folder; nothing runs yet. Paths are short: sockets are made below them."""
+        """Build the LAN and an empty folder. Paths are short: sockets are made below them."""
         self._folder = tempfile.TemporaryDirectory(prefix="llb-")
         self.home = Path(self._folder.name)
         self.manifests, self.state, self.run = (self.home / name for name in ("services", "state", "run"))
         self.manifests.mkdir()
         self.log = self.home / "loadbalancer.log"
         self.lan = Lan(vips_on_link=True, prefix="llbbox")
-        self.daemon: subprocess.Popen[str] | None = None
         for number, backend in enumerate(self.lan.backends, 1):
             argv = [sys.executable, "-S", str(ANSWERER), f"n{number}", "8080"]
             backend.popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for number, address in enumerate(BACKENDS, 1):
             self.wait(f"n{number} answers", lambda a=address: self.lan.balancer.call(lambda: fetch(a, 8080)))  # type: ignore[misc]
+
+    def ask(self, address: str, port: int = 80) -> str:
+        """Ask from the client over a new connection; empty: refused, reset, or no answer within a second."""
+        return self.lan.client.call(lambda: fetch(address, port))
+
+    def answers(self, address: str, port: int = 80, times: int = 8) -> set[str]:
+        """Ask several times; the names of those that answered."""
+        return {self.ask(address, port) for _ in range(times)}
+
+    def held(self) -> set[str]:
+        """Global addresses on eth0, less the box's own."""
+        links = json.loads(self.lan.balancer.ip("-j", "addr", "show", "dev", "eth0"))
+        return {entry["local"] for link in links for entry in link["addr_info"] if entry["scope"] == "global"} - OWN
+
+    def listening(self) -> set[tuple[str, int]]:
+        """Return address and port of every TCP socket that listens on the box, but for the status page."""
+        lines = self.lan.balancer.run(["ss", "-Hltn"]).stdout.splitlines()
+        found = (line.split()[3].rpartition(":") for line in lines)
+        return {(host.strip("[]").partition("%")[0], int(port)) for host, _, port in found if port != "7480"}
+
+    def wait(self, what: str, condition: Callable[[], object], seconds: float = 15.0) -> None:
+        """Ask until it holds; AssertionError with the end of the daemon's log when it does not in time."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"waited {seconds:.0f} s in vain: {what}\n{self.log_text()[-6000:]}")
+            time.sleep(0.05)
+
+    def log_text(self) -> str:
+        """Return the daemon's log so far."""
+        return self.log.read_text(encoding="utf-8") if self.log.exists() else ""
+
+    def log_events(self, name: str) -> list[dict[str, Any]]:
+        """Every entry of the daemon's log with this event name."""
+        entries = [json.loads(line) for line in self.log_text().splitlines() if line[:1] == "{"]
+        return [entry for entry in entries if entry.get("event") == name]
+
+    def close(self) -> None:
+        """End everything and remove it."""
+        self.lan.close()
+        self._folder.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Box(Site):
+    """A Site with a folder of manifests, a daemon and the commands; leaving the `with` block removes all of it."""
+
+    def __init__(self) -> None:
+        """Nothing runs yet but the web servers."""
+        super().__init__()
+        self.daemon: subprocess.Popen[str] | None = None
 
     # --- the folder --------------------------------------------------------------------------------------------------
 
@@ -162,35 +219,6 @@ class Box:
         assert self.daemon.poll() is None, f"the daemon ended with {self.daemon.returncode}"
         return self.lan.balancer.call(lambda: fetch("127.0.0.1", 7480, "/readyz")) == "ok"
 
-    # --- what a client and the machine see ---------------------------------------------------------------------------
-
-    def ask(self, address: str, port: int = 80) -> str:
-        """Ask from the client over a new connection; empty: refused, reset, or no answer within a second."""
-        return self.lan.client.call(lambda: fetch(address, port))
-
-    def answers(self, address: str, port: int = 80, times: int = 8) -> set[str]:
-        """Ask several times; the names of those that answered."""
-        return {self.ask(address, port) for _ in range(times)}
-
-    def held(self) -> set[str]:
-        """Global addresses on eth0, less the box's own."""
-        links = json.loads(self.lan.balancer.ip("-j", "addr", "show", "dev", "eth0"))
-        return {entry["local"] for link in links for entry in link["addr_info"] if entry["scope"] == "global"} - OWN
-
-    def listening(self) -> set[tuple[str, int]]:
-        """Return address and port of every TCP socket that listens on the box, but for the status page."""
-        lines = self.lan.balancer.run(["ss", "-Hltn"]).stdout.splitlines()
-        found = (line.split()[3].rpartition(":") for line in lines)
-        return {(host.strip("[]").partition("%")[0], int(port)) for host, _, port in found if port != "7480"}
-
-    def wait(self, what: str, condition: Callable[[], object], seconds: float = 15.0) -> None:
-        """Ask until it holds; AssertionError with the end of the daemon's log when it does not in time."""
-        deadline = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > deadline:
-                raise AssertionError(f"waited {seconds:.0f} s in vain: {what}\n{self.log_text()[-6000:]}")
-            time.sleep(0.05)
-
     def wait_serving(self, key: str) -> None:
         """Wait until a Service is served wholly."""
 
@@ -200,33 +228,13 @@ class Box:
 
         self.wait(f"{key} is served", serving)
 
-    def log_text(self) -> str:
-        """Return the daemon's log so far."""
-        return self.log.read_text(encoding="utf-8") if self.log.exists() else ""
-
-    def log_events(self, name: str) -> list[dict[str, Any]]:
-        """Every entry of the daemon's log with this event name."""
-        entries = [json.loads(line) for line in self.log_text().splitlines() if line[:1] == "{"]
-        return [entry for entry in entries if entry.get("event") == name]
-
-    # --- the end -----------------------------------------------------------------------------------------------------
-
     def close(self) -> None:
         """End everything and remove it."""
         if self.daemon is not None:
             with suppress(ProcessLookupError):
                 self.daemon.kill()
             self.daemon.wait(10)
-        self.lan.close()
-        self._folder.cleanup()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        super().close()
 
 
 def fetch(address: str, port: int, path: str = "/") -> str:

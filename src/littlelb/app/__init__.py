@@ -2,7 +2,10 @@
 
 import asyncio
 
-from littlelb.app import clearing, daemon, inspection, surroundings
+from littlelb.app import daemon
+from littlelb.app.commands import check as checking
+from littlelb.app.commands import cleanup as clearing
+from littlelb.app.commands import plan as planning
 from littlelb.config import Config
 from littlelb.core.report import Finding, PlanDocument
 
@@ -14,12 +17,12 @@ def run(config: Config) -> int:
 
 def plan(config: Config) -> PlanDocument:
     """Compute what `run` would change, and write nothing."""
-    return asyncio.run(inspection.plan(config))
+    return asyncio.run(planning.plan(config))
 
 
 def check(config: Config) -> list[Finding]:
     """Look at permissions, kernel and network."""
-    return asyncio.run(surroundings.check(config))
+    return asyncio.run(checking.check(config))
 
 
 def cleanup(config: Config, *, dry_run: bool) -> list[str]:

@@ -1,4 +1,4 @@
-"""`check`: reads what the daemon would meet on this machine and in the cluster; the judges are in `app.checks`.
+"""`check`: reads what the daemon would meet on this machine and in the cluster; `judges` makes findings of it.
 
 Nothing is changed, and everything is looked at, whatever was wrong before it.
 """
@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from littlelb.app import checks
 from littlelb.app.clock import SystemClock
+from littlelb.app.commands import judges
 from littlelb.app.sources import ApiParts, ApiServer, Folder, connect
 from littlelb.config import Config
 from littlelb.control.store import Store
@@ -49,10 +49,10 @@ async def check(config: Config) -> list[Finding]:
 def _judge_process() -> list[Finding]:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return [
-        *checks.judge_capabilities(parse_capabilities(Path("/proc/self/status").read_text())),
-        *checks.judge_descriptors(hard),
-        *checks.judge_kernel(os.uname().release),
-        *checks.judge_holder(read_holder(SystemClock().now())),
+        *judges.judge_capabilities(parse_capabilities(Path("/proc/self/status").read_text())),
+        *judges.judge_descriptors(hard),
+        *judges.judge_kernel(os.uname().release),
+        *judges.judge_holder(read_holder(SystemClock().now())),
     ]
 
 
@@ -67,7 +67,7 @@ def _judge_files(config: Config) -> list[Finding]:
     return [
         finding
         for flag, path in folders.items()
-        for finding in checks.judge_folder(flag, str(path), writable=is_writable(path))
+        for finding in judges.judge_folder(flag, str(path), writable=is_writable(path))
     ]
 
 
@@ -79,14 +79,14 @@ def is_writable(path: Path) -> bool:
 
 async def _judge_firewall() -> list[Finding]:
     legacy = _read_text(Path("/proc/net/ip_tables_names"))
-    return [*await _judge_nft(), *checks.judge_legacy_tables(legacy)]
+    return [*await _judge_nft(), *judges.judge_legacy_tables(legacy)]
 
 
 async def _judge_nft() -> list[Finding]:
     """Look by `nft -j list chains`, which only reads."""
     program = shutil.which("nft")
     if program is None:
-        return checks.judge_unseen_firewall("nft is not installed")
+        return judges.judge_unseen_firewall("nft is not installed")
     process = await asyncio.create_subprocess_exec(
         program, "-j", "list", "chains", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
@@ -96,11 +96,11 @@ async def _judge_nft() -> list[Finding]:
     except TimeoutError:
         process.kill()
         await process.wait()
-        return checks.judge_unseen_firewall(f"nft did not answer within {NFT_SECONDS:.0f} s")
+        return judges.judge_unseen_firewall(f"nft did not answer within {NFT_SECONDS:.0f} s")
     if process.returncode:
         first = complained.decode(errors="replace").strip().splitlines()[:1]
-        return checks.judge_unseen_firewall(*first or [f"nft ended with {process.returncode}"])
-    return checks.judge_chains(json.loads(said or b"{}"))
+        return judges.judge_unseen_firewall(*first or [f"nft ended with {process.returncode}"])
+    return judges.judge_chains(json.loads(said or b"{}"))
 
 
 def _read_text(path: Path) -> str:
@@ -114,7 +114,7 @@ async def _judge_host(config: Config) -> list[Finding]:
     obstacles = find_obstacles(config.linkdevice, link_prefix=config.prefix is PrefixMode.LINK)
     try:
         async with Netlink() as netlink:
-            return [*checks.judge_device(await read_host_facts(netlink, config.linkdevice)), *obstacles]
+            return [*judges.judge_device(await read_host_facts(netlink, config.linkdevice)), *obstacles]
     except WorldError as error:
         return [Finding(level=Level.ERROR, subject=f"device {config.linkdevice}", message=str(error)), *obstacles]
 
@@ -124,7 +124,7 @@ async def _judge_folder(config: Config) -> list[Finding]:
     store = _empty_store(config)
     source = Folder(config.manifests, store)
     await source.list_once()
-    errors = checks.judge_source_errors(source.name, source.errors)
+    errors = judges.judge_source_errors(source.name, source.errors)
     return [*errors, *_judge_nodes(config, store)]
 
 
@@ -134,7 +134,7 @@ def _empty_store(config: Config) -> Store:
 
 def _judge_nodes(config: Config, store: Store) -> list[Finding]:
     nodes = store.nodes.items
-    return checks.judge_nodes(config.node_selector, len(nodes), len(select_nodes(nodes, config.node_selector)))
+    return judges.judge_nodes(config.node_selector, len(nodes), len(select_nodes(nodes, config.node_selector)))
 
 
 async def _judge_cluster(config: Config) -> list[Finding]:
@@ -155,13 +155,13 @@ async def _judge_cluster(config: Config) -> list[Finding]:
 async def _judge_api(config: Config, api: ApiParts) -> list[Finding]:
     """Raises `Transient`, `Permanent` where the server does not answer, or does not know us."""
     await api.api.ping()
-    rights = [*checks.RIGHTS, *([checks.EXTERNAL_IPS_RIGHT] if config.external_ips else [])]
+    rights = [*judges.RIGHTS, *([judges.EXTERNAL_IPS_RIGHT] if config.external_ips else [])]
     allowed = {right: await _ask_right(api, right) for right in rights}
     found = [
         Finding(level=Level.OK, subject=f"API server {api.server}", message="answers, and knows us"),
-        *checks.judge_rights(allowed),
+        *judges.judge_rights(allowed),
     ]
-    if not all(allowed[right] for right in checks.RIGHTS if right.verb in {"get", "list"}):
+    if not all(allowed[right] for right in judges.RIGHTS if right.verb in {"get", "list"}):
         return found
     store = _empty_store(config)
     try:
@@ -170,10 +170,10 @@ async def _judge_api(config: Config, api: ApiParts) -> list[Finding]:
     except TimeoutError:
         raise Transient(f"it did not list everything within {SYNC_SECONDS:.0f} s") from None
     writers = await _read_writers(api, store.services.items)
-    return [*found, *checks.judge_others(writers, class_less=config.class_less), *_judge_nodes(config, store)]
+    return [*found, *judges.judge_others(writers, class_less=config.class_less), *_judge_nodes(config, store)]
 
 
-async def _ask_right(api: ApiParts, right: checks.Right) -> bool:
+async def _ask_right(api: ApiParts, right: judges.Right) -> bool:
     """Ask by a SelfSubjectAccessReview, which everybody who has signed in may create; nothing of it is stored."""
     attributes = {
         "verb": right.verb,

@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from littlelb.app.clock import SystemClock
+from littlelb.app.commands.wording import render_key, render_value
 from littlelb.app.parts import Parts, build_parts
-from littlelb.app.wording import render_key, render_value
 from littlelb.config import Config
 from littlelb.control.apply import failure_from
 from littlelb.core.desired import compute

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 from littlelb.announce.probe import LanProber
 from littlelb.app.clock import SystemClock
-from littlelb.app.files import find_files, remove_empty_folders, remove_files
+from littlelb.app.commands.files import find_files, remove_empty_folders, remove_files
+from littlelb.app.commands.wording import render_key
 from littlelb.app.parts import pipe_settings
 from littlelb.app.sources import ApiParts, connect, list_all
-from littlelb.app.wording import render_key
 from littlelb.config import Config
 from littlelb.control.store import Shelf
 from littlelb.core.errors import ConfigError, Transient, WorldError
