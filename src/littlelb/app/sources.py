@@ -27,6 +27,8 @@ from littlelb.kube.reflector import Kind, Reflector
 from littlelb.kube.transport import Transport
 
 log = structlog.get_logger(__name__)
+RESOLVE_SECONDS = 2.0
+"""A start while DNS is away is not held up: there is a last known world to serve."""
 T = TypeVar("T", bound=Keyed)
 Work = Coroutine[Any, Any, None]  # a task that runs for ever
 
@@ -131,13 +133,14 @@ def connect(config: Config, clock: Clock) -> ApiParts:
     return ApiParts(transport, Api(transport), credentials.server)
 
 
-async def resolve_server(server: str) -> frozenset[Ip]:
+async def resolve_server(server: str, seconds: float = RESOLVE_SECONDS) -> frozenset[Ip]:
     """Find the addresses of the API server, which no Service may have; none where the name does not resolve now."""
     host = urlsplit(server).hostname or ""
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError as error:
-        log.warning("api.unresolved", server=server, error=str(error))
+        async with asyncio.timeout(seconds):
+            found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:  # TimeoutError is an OSError; UnicodeError: no name that DNS could have
+        log.warning("api.unresolved", server=server, error=str(error) or "no answer in time")
         return frozenset()
     return frozenset(ip_address(str(entry[4][0]).partition("%")[0]) for entry in found)
 
