@@ -160,6 +160,15 @@ def test_a_port_on_which_this_host_listens_is_refused_naming_the_process(rig: Ri
     rig.wait("published", lambda: rig.ingress("grabber") == [DEFAULT])
 
 
+def test_a_port_that_the_host_took_a_moment_ago_is_refused_naming_the_process(rig: Rig) -> None:
+    """A process that began to listen since the daemon looked last is looked for when its port turns out to be taken."""
+    rig.start()
+    process = listen_everywhere(rig, 2222)
+    rig.apply("grabber", **ports(2222))
+    rig.wait("refused", lambda: f"(pid {process.pid})" in refusal(rig, "grabber"))
+    assert rig.ask(DEFAULT, 2222) == "host"
+
+
 def test_default_address_refuse_leaves_services_without_an_address_unserved(rig: Rig) -> None:
     """With `--default-address refuse` a Service has to name an address; the host's own one by name is still allowed."""
     rig.start("--default-address", "refuse")

@@ -186,9 +186,13 @@ class _Wires:
             self.parts.after_pass(result)
 
     def name_listener(self, frontend: Frontend) -> str:
-        """Name the process of this host that has a port."""
-        listeners = self.parts.store.host.listeners if self.parts is not None else ()
-        return name_listener(listeners, frontend) or ""
+        """Name the process of this host that has a port; one that came since the last look is looked for now."""
+        if self.parts is None:
+            return ""
+        process = name_listener(self.parts.store.host.listeners, frontend)
+        if process is None:
+            self.parts.monitor.look_at_listeners()
+        return process or ""
 
 
 def pipe_settings(config: Config) -> PipeSettings:

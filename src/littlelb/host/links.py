@@ -11,6 +11,7 @@ import asyncio
 import errno
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -86,6 +87,7 @@ class LinkMonitor:
         self._facts: HostFacts | None = None
         self._link: Link | None = None
         self._dirty = asyncio.Event()
+        self._asked = asyncio.Event()
 
     async def run(self) -> None:
         """Tell the facts once, and from then on what changes; for ever."""
@@ -101,6 +103,10 @@ class LinkMonitor:
         finally:
             loop.remove_reader(notifications.fileno())
             notifications.close()
+
+    def look_at_listeners(self) -> None:
+        """Read the listening sockets now: somebody has a port of which the facts know nothing."""
+        self._asked.set()
 
     def hear(self, events: list[Event]) -> None:
         """Take in what the kernel said; never waits."""
@@ -145,7 +151,10 @@ class LinkMonitor:
 
     async def _follow_listeners(self) -> None:
         while True:
-            await asyncio.sleep(LISTENERS_SECONDS)
+            with suppress(TimeoutError):  # nobody asked: it is time anyhow
+                async with asyncio.timeout(LISTENERS_SECONDS):
+                    await self._asked.wait()
+            self._asked.clear()
             listeners = await self._scan()
             if listeners != self._listeners:
                 self._listeners = listeners

@@ -1,11 +1,13 @@
 """What the monitor makes of notifications and of changed tables."""
 
+import asyncio
+import socket
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
 import pytest
 
-from littlelb.core.model import HostFacts, Ip
+from littlelb.core.model import HostFacts, Ip, Listener, Protocol
 from littlelb.host.events import AddressEvent, TopologyEvent
 from littlelb.host.links import LinkMonitor, Reactions, no_listeners
 from littlelb.host.netlink import Address
@@ -92,6 +94,28 @@ async def test_transcript_of_a_device_that_comes_and_goes(told: Told, kernel: Fa
         (True, True, ["link back", "hint"]),
         (True, True, ["link back", "hint"]),
     ]
+
+
+async def test_listeners_are_looked_at_when_somebody_asks(told: Told, kernel: FakeKernel) -> None:
+    """A port that turned out to be taken is looked up at once, not at the next of the regular looks."""
+    sshd = Listener(Protocol.TCP, None, 22, "sshd (pid 812)")
+    found = iter([(), (sshd,)])
+    here, there = socket.socketpair()
+
+    async def scan() -> tuple[Listener, ...]:
+        return next(found)
+
+    monitor = LinkMonitor("eth0", kernel, told.reactions(), scan, lambda: here)
+    here.settimeout(0)
+    monitor.look_at_listeners()
+    running = asyncio.create_task(monitor.run())
+    with there:
+        async with asyncio.timeout(5):
+            while len(told.facts) < 2:
+                await asyncio.sleep(0.001)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert [facts.listeners for facts in told.facts] == [(), (sshd,)]
 
 
 async def test_nobody_listens_where_nobody_looks() -> None:
