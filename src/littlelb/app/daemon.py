@@ -18,7 +18,7 @@ from littlelb.app.parts import Parts, build_parts
 from littlelb.app.reports import Reporter
 from littlelb.app.signals import Stop, StopSignals
 from littlelb.config import Config, OnExit
-from littlelb.core.errors import ConfigError
+from littlelb.core.errors import ConfigError, Transient
 from littlelb.host.instance import InstanceLock
 from littlelb.host.netlink import Netlink
 from littlelb.web.metrics import Metrics
@@ -31,6 +31,8 @@ WITHDRAW_SECONDS = 8.0
 """What a withdrawal may take beside the drain."""
 WITHDRAW_WRITES_PER_SECOND = 200
 """Withdrawing writes two or three times on each Service, and somebody waits for the exit."""
+SETTLE_SECONDS = 0.5
+"""A crash costs the memory of so much; with many changes, of SAVE_SECONDS."""
 SAVE_SECONDS = 5.0
 COUNT_SECONDS = 5.0
 PROGRESS_SECONDS = 2.0
@@ -126,21 +128,29 @@ class Daemon:
             log.info("daemon.keeps", effect="addresses, listeners and connections stay for the next start")
             await parts.plane.stop(keep=True)
             return
-        drain = max((f.withdraw_seconds for f in parts.reconciler.state.forwards.values()), default=0)
+        drain = await self._drain_seconds()
         log.info("daemon.withdraws", drain_seconds=drain)
         if parts.speech is not None:
             parts.speech.budget.set_pace(WITHDRAW_WRITES_PER_SECOND, 2 * WITHDRAW_WRITES_PER_SECOND)
         try:
             async with asyncio.timeout(drain + WITHDRAW_SECONDS):
-                await parts.loop.withdraw()
+                await parts.loop.withdraw(parts.plane.drain)
                 if parts.speech is not None:
                     await parts.speech.publish.flush(WITHDRAW_SECONDS / 2)
-                    await parts.loop.withdraw()
+                    await parts.loop.withdraw(parts.plane.drain)
                     await parts.speech.recorder.flush(1.0)
         except TimeoutError:
             log.warning("daemon.withdrawal_cut", remedy="what is left is removed by the next start, or by cleanup")
         await parts.plane.stop(keep=False)
         parts.save()
+
+    async def _drain_seconds(self) -> int:
+        """Ask the workers, who may serve what an earlier daemon told them and this one has not looked at yet."""
+        try:
+            served = await self._parts.plane.observe(None)
+        except Transient:
+            served = self._parts.reconciler.state.forwards
+        return max((forward.withdraw_seconds for forward in served.values()), default=0)
 
     # --- tasks -------------------------------------------------------------------------------------------------------
 
@@ -164,15 +174,13 @@ class Daemon:
         await asyncio.Event().wait()
 
     async def _save(self) -> None:
-        """Write the state file when the world has changed, at most every few seconds."""
-        written = b""
+        """Write the state file soon after the world has changed, and then not again for some seconds."""
         while True:
-            await self._clock.sleep(SAVE_SECONDS)
+            await self._clock.sleep(SETTLE_SECONDS)
             if self._parts.source.synced and self._parts.changed_since_save():
                 content = self._parts.encode_state(self._clock.now())
-                if content != written:
-                    await asyncio.to_thread(self._parts.state_file.write, content)
-                    written = content
+                await asyncio.to_thread(self._parts.state_file.write, content)
+                await self._clock.sleep(SAVE_SECONDS)
 
     async def _count(self) -> None:
         """Ask the workers how many connections there are."""

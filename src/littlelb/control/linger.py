@@ -24,6 +24,10 @@ class Linger:
                 until = max(until, now + forward.withdraw_seconds)
                 self._until[frontend.address] = (until, services | {forward.service})
 
+    def end(self) -> None:
+        """Nothing flows any more."""
+        self._until = {}
+
     def holds(self, address: Ip, now: float) -> bool:
         """Must the address stay for now?"""
         return address in self._until and self._until[address][0] > now

@@ -5,7 +5,7 @@ hint ──→ (min interval) ──→ full pass
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
@@ -81,12 +81,16 @@ class Loop:
                 await self._one_pass()
                 await self._clock.sleep(self._timings.min_interval)
 
-    async def withdraw(self) -> None:
-        """Take everything away, and wait for flows that may still end; the caller bounds the time."""
+    async def withdraw(self, drain: Callable[[float], Awaitable[int]]) -> None:
+        """Take everything away, and wait for flows that may still end; the caller bounds the time.
+
+        `drain(seconds)` waits until no flow is left, at most so long, and returns how many are.
+        """
         result = await self._reconciler.withdraw()
         self._on_pass(result)
         while (deadline := self._reconciler.next_deadline) is not None:
-            await self._clock.sleep(max(0.0, deadline - self._clock.monotonic()) + 0.01)
+            if not await drain(max(0.0, deadline - self._clock.monotonic()) + 0.01):
+                self._reconciler.end_drains()
             result = await self._reconciler.withdraw()
             self._on_pass(result)
         self.last = result

@@ -78,6 +78,10 @@ class Reconciler:
         """Monotonic time at which a draining address may go."""
         return self._linger.next_deadline
 
+    def end_drains(self) -> None:
+        """No flow is left: addresses that stayed for some need not."""
+        self._linger.end()
+
     async def run_pass(self, *, full: bool) -> PassResult:
         """Bring the world to what the store says it should be."""
         state = compute(self._store.snapshot(), None if full and self._decided is None else self._decided)
@@ -196,11 +200,11 @@ class Reconciler:
         if not got:
             return None
         old = self._store.grants.get(key)
-        if old is not None and old.frontends == got:
-            return old
         own = frozenset(state.world.host.own if state.world is not None else ())
         grant = Grant(got, self._clock.now(), own & {frontend.address for frontend in got})
-        return replace(grant, since=old.since) if old is not None and grant.addresses <= old.addresses else grant
+        if old is not None and grant.addresses <= old.addresses:
+            grant = replace(grant, since=old.since)
+        return old if grant == old else grant  # the same object: nothing has to be decided again
 
     def _moved(self, key: Key, state: DesiredState, grants: Mapping[Key, Grant | None]) -> bool:
         """Has it just got what it waited for? Then what it kept meanwhile can go."""

@@ -39,3 +39,12 @@ def test_an_address_that_is_wanted_again_does_not_drain() -> None:
     linger.start({VIP: _forward("default/a", 60)}, {}, now=0.0)
     linger.start({}, {OTHER: _forward("default/b", 0)}, now=1.0)
     assert not linger.holds(ip("203.0.113.7"), 1.0)
+
+
+def test_a_drain_ends_with_the_last_flow() -> None:
+    """Who knows that nothing flows any more says so."""
+    linger = Linger()
+    linger.start({VIP: _forward("default/a", 60)}, {}, now=0.0)
+    linger.end()
+    assert not linger.holds(VIP.address, 1.0)
+    assert (linger.services(1.0), linger.next_deadline) == (frozenset(), None)

@@ -187,8 +187,9 @@ def test_a_drained_address_goes_at_its_deadline() -> None:
     _run(scenario)
 
 
-def test_withdrawing_waits_for_drains() -> None:
-    """Then everything is gone."""
+@pytest.mark.parametrize(("flowing", "seconds"), [(100, 7), (2, 2), (0, 0)])
+def test_withdrawing_waits_for_drains(flowing: float, seconds: float) -> None:
+    """Until the last flow has ended, or its time is over: then everything is gone."""
 
     async def scenario(engine: Engine) -> None:
         engine.list_all()
@@ -197,9 +198,13 @@ def test_withdrawing_waits_for_drains() -> None:
         assert engine.task is not None
         engine.task.cancel()
         started = LoopClock().monotonic()
-        await engine.loop.withdraw()
-        assert LoopClock().monotonic() - started == pytest.approx(7, abs=0.1)
+        await engine.loop.withdraw(drain)
+        assert LoopClock().monotonic() - started == pytest.approx(seconds, abs=0.1)
         assert engine.address.world == engine.forward.world == {}
+
+    async def drain(at_most: float) -> int:
+        await asyncio.sleep(min(at_most, flowing))
+        return int(flowing > at_most)
 
     _run(scenario)
 

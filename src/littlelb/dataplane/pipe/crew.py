@@ -124,6 +124,11 @@ class Crew:
         """Process ids of all that were met and have not gone."""
         return frozenset(member.hello.pid for member in (*self.members, *self.elders, *self._leaving))
 
+    @property
+    def has_others(self) -> bool:
+        """Are there workers besides the members, whose flows nobody counts?"""
+        return bool(self.elders or self._leaving)
+
     async def hire(self) -> list[Member]:
         """Start as many as are missing; return those that answer. They are members once `join` is called."""
         missing = self._settings.workers - len(self.members)

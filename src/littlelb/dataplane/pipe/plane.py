@@ -250,12 +250,13 @@ class PipePlane:
         return total, flows
 
     async def drain(self, seconds: float) -> int:
-        """Wait until no flow is left, at most so long; return how many are."""
+        """Wait until no flow is left, at most so long; return how many are (workers of before count as one)."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while True:
             try:
                 _, flows = await self._count()
+                flows = flows or int(self._crew is not None and self._crew.has_others)
             except Transient:  # a worker has just gone, and its flows with it: ask the others
                 flows = 1
             if not flows or loop.time() >= deadline:

@@ -85,6 +85,7 @@ async def test_each_kind_of_worker_gets_its_place(tmp_path: Path) -> None:
     )
     assert len(crew.members) == 1
     assert {member.hello.pid for member in [*crew.members, *crew.elders]} == {11, 12, 13, 14}
+    assert crew.has_others
     await crew.end(keep=True)
     end()
 
@@ -95,6 +96,7 @@ async def test_elders_are_asked_to_retire_and_members_are_not(tmp_path: Path) ->
     await crew.retire_elders()
     assert (member.asked, elder.asked) == (["hello"], ["hello", "retire"])
     assert crew.elders == []
+    assert crew.has_others  # until its last flow has ended
     await crew.end(keep=False)
     assert (member.asked, elder.asked) == (["hello", "retire"], ["hello", "retire", "retire"])
     end()
