@@ -20,7 +20,6 @@ WITHOUT = {
 
 COVERED = {
     "src/littlelb/app/daemon.py": "tests/lab/test_demo.py",
-    "src/littlelb/app/reports.py": "tests/lab/test_demo.py",
     "src/littlelb/app/signals.py": "tests/lab/test_demo.py",
     "src/littlelb/app/clock.py": "tests/lab/test_demo.py",
     "tools/demo.py": "tests/lab/test_demo.py",
