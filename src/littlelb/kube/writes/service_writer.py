@@ -6,8 +6,11 @@ cached ─► compose ─► patch ─► 200: the answer goes to the cache
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias
+
+import msgspec
 
 from littlelb.core.errors import Permanent, Transient, WorldError
 from littlelb.core.model import Key, Reason, Service
@@ -61,7 +64,8 @@ class ServiceWriter:
             text = await self._api.get(_reference(key))
         except NotFound:
             return None
-        return Current(self._decode(text), owners(text))
+        with _as_read(key):
+            return Current(self._decode(text), owners(text))
 
     async def write(self, key: Key, uid: str, compose: Compose, *, fresh: bool = False) -> Current | None:
         """Patch until what `compose` asks for is written; return the object as it is then, None if it is gone.
@@ -88,7 +92,9 @@ class ServiceWriter:
 
     async def _send(self, key: Key, patch: Patch) -> Service:
         await self._budget.take()
-        service = self._decode(await self._api.patch(_reference(key, patch.subresource), patch.encode()))
+        text = await self._api.patch(_reference(key, patch.subresource), patch.encode())
+        with _as_read(key):
+            service = self._decode(text)
         self._tell(service)
         return service
 
@@ -99,6 +105,15 @@ class ServiceWriter:
             return
         if _is_newer(service.resource_version, known.resource_version):
             self._cache.told(service)
+
+
+@contextmanager
+def _as_read(key: Key) -> Iterator[None]:
+    """A 200 whose body is no object comes from something in between, a proxy perhaps: it may pass."""
+    try:
+        yield
+    except msgspec.MsgspecError as error:
+        raise Transient(f"the answer about {key} cannot be read: {error}") from error
 
 
 def _final(refusal: WorldError | None, key: Key) -> WorldError:

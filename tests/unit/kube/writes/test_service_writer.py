@@ -2,12 +2,14 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from littlelb.core.errors import Permanent, Transient
+from littlelb.core.model import Service
 from littlelb.core.plan import Failure, Severity
 from littlelb.kube.writes.patches import Patch, render_claim
-from littlelb.kube.writes.service_writer import AT_A_TIME, Current, write_each
+from littlelb.kube.writes.service_writer import AT_A_TIME, Cache, Current, ServiceWriter, write_each
 from littlelb.testing.fake_api_faults import Fault
 from littlelb.testing.fake_api_store import Name
 from tests.unit.kube.conftest import World
@@ -66,6 +68,19 @@ async def test_three_refusals_are_enough(status: int, kind: type[Exception], wor
     with pytest.raises(kind):
         await world.writer.write("default/web", service.uid, compose)
     assert len(world.requests("PATCH")) == 3
+
+
+async def test_an_answer_that_is_no_object_may_pass(world: World) -> None:
+    """A proxy's page with status 200 costs one attempt, not the program."""
+    service = world.create()
+
+    def decode(_text: bytes) -> Service:
+        raise msgspec.DecodeError("JSON is malformed: expected 'null'")
+
+    writer = ServiceWriter(world.api, world.budget, decode, Cache(lambda: world.services, lambda _: None))
+    for fresh in (False, True):
+        with pytest.raises(Transient, match="cannot be read"):
+            await writer.write("default/web", service.uid, compose, fresh=fresh)
 
 
 async def test_writes_keep_to_the_budget(world: World) -> None:
