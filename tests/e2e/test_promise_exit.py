@@ -159,14 +159,32 @@ def test_a_withdrawal_drains(rig: Rig) -> None:
     assert traces(rig) == {}
 
 
+def test_a_drain_ends_with_the_last_connection(rig: Rig) -> None:
+    """Nobody waits for the rest of it; a daemon that has only just adopted the Service knows of its drain too."""
+    rig.start()
+    served(rig, drain_seconds=600)
+    assert rig.stop(signal.SIGUSR2) == 0
+    with line(rig) as established:
+        rig.start()
+        assert rig.daemon is not None
+        rig.daemon.send_signal(signal.SIGTERM)
+        rig.wait("refused", lambda: rig.ask(VIP) == "", 5)
+        assert established.is_open()
+    assert rig.daemon.wait(10) == 0
+    assert traces(rig) == {}
+    assert [entry["drain_seconds"] for entry in rig.log_events("daemon.withdraws")] == [600]
+
+
 def test_a_second_signal_exits_at_once(rig: Rig) -> None:
     """Who does not want to wait for the drain says so; what is left is the next start's to adopt or remove."""
     rig.start()
     served(rig, drain_seconds=600)
-    assert rig.daemon is not None
-    rig.daemon.send_signal(signal.SIGTERM)
-    rig.wait("it withdraws", lambda: rig.log_events("daemon.withdraws"))
-    assert rig.stop(signal.SIGTERM, timeout=2) == 3
+    with line(rig) as established:
+        assert rig.daemon is not None
+        rig.daemon.send_signal(signal.SIGTERM)
+        rig.wait("it withdraws", lambda: rig.log_events("daemon.withdraws"))
+        assert rig.stop(signal.SIGTERM, timeout=2) == 3
+        assert established.is_open()
     rig.plane.admin.patch(rig.get("web"), {"spec": {"type": "ClusterIP"}})
     rig.start()
     rig.wait("tidied up", lambda: rig.held() == set() and not rig.get("web")["metadata"].get("finalizers"))
