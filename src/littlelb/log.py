@@ -7,7 +7,8 @@ escaped and cut at 1 KiB, because texts come from objects that anybody in the cl
 import logging
 import sys
 from collections.abc import Mapping
-from typing import Any, TextIO
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, WrappedLogger
@@ -16,6 +17,21 @@ from littlelb.core.report import printable
 
 _DEPTH = 4
 """Values nested deeper than this are shown as text."""
+
+
+class _Unfailing:
+    """A stream whose writer goes on when the disk is full, or the terminal or the reader of a pipe has gone."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):  # there is no other place to say it
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):  # as above
+            self._stream.flush()
 
 
 def configure_logging(*, debug: bool, log_format: str = "auto", stream: TextIO | None = None) -> None:
@@ -35,7 +51,7 @@ def configure_logging(*, debug: bool, log_format: str = "auto", stream: TextIO |
     structlog.configure(
         processors=[structlog.contextvars.merge_contextvars, *shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if debug else logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Unfailing(stream))),
         cache_logger_on_first_use=False,
     )
     foreign = logging.StreamHandler(stream)

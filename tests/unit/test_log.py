@@ -1,5 +1,6 @@
 """What a log line looks like, and what cannot get into one."""
 
+import errno
 import io
 import json
 import logging
@@ -28,6 +29,24 @@ def _restore() -> Iterator[None]:
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.reset_defaults()
+
+
+class Full(io.StringIO):
+    """A stream on a disk that is full."""
+
+    def write(self, _text: str) -> int:
+        """Say so."""
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def flush(self) -> None:
+        """Say so again."""
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_log_that_cannot_be_written_stops_nobody() -> None:
+    """A full disk, or a terminal that was closed, is no reason to stop serving."""
+    configure_logging(debug=False, stream=Full())
+    structlog.get_logger("room").error("vip.announced")
 
 
 def test_json_lines_with_utc_time() -> None:

@@ -10,11 +10,13 @@ from random import Random
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
+import msgspec
 import structlog
 
 from littlelb.config import Config
 from littlelb.control.store import Keyed, Store
 from littlelb.control.store import Kind as StoreKind
+from littlelb.core.errors import Transient
 from littlelb.core.interfaces import Clock, Sink
 from littlelb.core.model import EndpointSlice, Ip, Node, Service
 from littlelb.core.report import SyncProgress
@@ -211,7 +213,10 @@ async def list_all(api: Api, what: Selection, decode_page: Callable[[bytes], Pag
     keys: set[str] = set()
     token = ""
     while True:
-        page = await api.list_page(what, decode_page, token)
+        try:
+            page = await api.list_page(what, decode_page, token)
+        except msgspec.MsgspecError as error:
+            raise Transient(f"a page of {what.resource.plural} cannot be read: {error}") from error
         for item in page.items:
             keys.add(item.key)
             sink.upsert(item)
