@@ -91,6 +91,21 @@ def test_a_device_without_an_address_of_its_own_leaves_nothing_to_share(served: 
     served.wait("both are served", lambda: both_answer(served))
 
 
+def test_a_device_that_is_missing_at_the_start_is_awaited(rig: Rig) -> None:
+    """The daemon starts, says which device it waits for, and serves as soon as there is one."""
+    box, lan = rig.lan.balancer, rig.lan
+    box.ip("link", "del", "eth0")
+    rig.start()
+    rig.apply("own", loadBalancerIP=VIP)
+    rig.serve_service("own", 1)
+    rig.wait("the owner is told", lambda: "eth0 does not exist" in rig.condition("own").get("message", ""))
+    assert rig.log_events("link.missing")
+    lan.network.plug(box, "eth0", lan.switch, "lan")
+    box.batch(f"addr add {DEFAULT}/24 dev eth0", "addr add 203.0.113.2/24 dev eth0")
+    rig.wait("served", lambda: rig.ask(VIP) == "n1")
+    rig.wait("published", lambda: rig.ingress("own") == [VIP])
+
+
 def test_a_device_that_is_deleted_and_made_again_serves_again(served: Rig) -> None:
     """Another index and MAC address under the same name: addresses go on it, and neighbours are told the new MAC."""
     box, lan = served.lan.balancer, served.lan

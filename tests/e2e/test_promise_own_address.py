@@ -107,6 +107,25 @@ def test_an_administrators_address_may_be_asked_for_and_is_never_removed(rig: Ri
     assert rig.held() == {early, late}
 
 
+def test_an_address_of_ours_that_an_administrator_adds_too_is_theirs_from_then_on(rig: Rig) -> None:
+    """Nobody notices the change of hands; it stays when the Service goes, and comes back as ours when they take it."""
+    box = rig.lan.balancer
+    rig.start()
+    serve_web(rig, "web", 1, loadBalancerIP=VIP)
+    rig.wait("served", lambda: rig.ask(VIP) == "n1")
+    load = Load(rig.lan.client, VIP)
+    box.ip("addr", "add", f"{VIP}/24", "dev", "eth0")
+    rig.wait("only theirs is left", lambda: f"inet {VIP}/32" not in box.ip("addr", "show", "dev", "eth0"))
+    assert rig.ask(VIP) == "n1"
+    assert load.finish().failed == ()
+    box.ip("addr", "del", f"{VIP}/24", "dev", "eth0")
+    rig.wait("ours is back", lambda: f"inet {VIP}/32" in box.ip("addr", "show", "dev", "eth0"))
+    box.ip("addr", "add", f"{VIP}/24", "dev", "eth0")
+    rig.delete("web")
+    rig.wait("ours is gone", lambda: f"inet {VIP}/32" not in box.ip("addr", "show", "dev", "eth0"))
+    assert rig.held() == {VIP}
+
+
 def test_addresses_of_the_gateway_nodes_the_api_server_and_other_devices_are_refused(rig: Rig) -> None:
     """Whoever asks for one is told whose it is; it is not put on the device, and nobody else notices."""
     gateway, node, other_device = "192.0.2.1", "198.51.100.12", "198.51.100.2"
