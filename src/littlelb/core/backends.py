@@ -148,13 +148,22 @@ def _order(backend: Backend) -> tuple[int, int, int]:
 
 def _why_unusable(address: Ip, world: World) -> str:
     """Name why an address is never a backend, or nothing. A VIP would be a loop; our own ports are not for rent."""
-    if address.is_loopback or address.is_link_local or address.is_unspecified or address.is_multicast:
+    if _never_a_pod(address):
         return "a loopback, link-local, unspecified or multicast address"
     if address in world.vips:
         return "an address that this balancer itself serves"
     if not world.settings.in_cluster and (address in world.host.own or address in world.host.elsewhere):
         return "an address of this machine"
     return ""
+
+
+def _never_a_pod(address: Ip) -> bool:
+    """Loopback, link-local, unspecified or multicast; by numbers, because this is asked of every endpoint there is."""
+    if address.version == 6:
+        return address.is_loopback or address.is_link_local or address.is_unspecified or address.is_multicast
+    number = int(address)
+    first = number >> 24
+    return number == 0 or first == 127 or 224 <= first < 240 or number >> 16 == 0xA9FE
 
 
 def _judge_endpoints(

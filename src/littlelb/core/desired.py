@@ -8,10 +8,12 @@ changed, the decisions of the others are taken over from the previous state, and
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from littlelb.core.backends import Choice, choose_backends, select_nodes
 from littlelb.core.ipam.addressing import prefix_length
 from littlelb.core.ipam.allocation import allocate
+from littlelb.core.ipam.cases import Docket
 from littlelb.core.ipam.requests import SourceRanges, family_of, parse_drain_seconds, parse_source_ranges
 from littlelb.core.model import (
     Announcement,
@@ -38,27 +40,34 @@ def compute(snapshot: Snapshot, previous: DesiredState | None = None) -> Desired
     dirty = snapshot.dirty
     if previous is None or previous.world is None or dirty.everything:
         return _compute_all(snapshot, previous)
-    allocations, world = previous.allocations, previous.world
     again = set(dirty.services | dirty.endpoints)
+    allocations, docket, world = previous.allocations, previous.docket, previous.world
     if dirty.services:
-        allocations = allocate(snapshot)
-        vips = _addresses(allocations.values())
-        again.update(key for key, value in allocations.items() if previous.allocations.get(key) != value)
-        again.update(key for key in previous.allocations if key not in allocations)
-        again.update(_with_endpoints_in(vips ^ world.vips, snapshot))
+        allocations, docket = allocate(snapshot, previous)
+        moved = [key for key, value in allocations.items() if _differ(previous.allocations.get(key), value)]
+        moved.extend(key for key in previous.allocations if key not in allocations)
+        again.update(moved)
+        vips = _move_vips(world.vips, moved, previous.allocations, allocations)
+        again.update(_with_endpoints_in(vips ^ world.vips, previous.decisions, snapshot))
         world = replace(world, vips=vips)
     fresh = {key: _decide(key, snapshot, allocations[key], world) for key in again if key in allocations}
-    return _merge(previous, frozenset(again), fresh, allocations, world)
+    return _merge(previous, frozenset(again), fresh, _Shared(allocations, docket, world))
 
 
 def _compute_all(snapshot: Snapshot, previous: DesiredState | None) -> DesiredState:
     """Decide for every Service."""
-    allocations = allocate(snapshot)
+    allocations, docket = allocate(snapshot)
     nodes = select_nodes(snapshot.nodes, snapshot.settings.node_selector)
     last = previous.world.nodes if previous is not None and previous.world is not None else ()
     world = World(snapshot.settings, snapshot.host, nodes or last, not nodes, _addresses(allocations.values()))
     fresh = {key: _decide(key, snapshot, allocation, world) for key, allocation in allocations.items()}
-    return replace(_merge(DesiredState(), frozenset(fresh), fresh, allocations, world), touched=None)
+    shared = _Shared(allocations, docket, world)
+    return replace(_merge(DesiredState(), frozenset(fresh), fresh, shared), touched=None)
+
+
+def _differ(old: Allocation | None, new: Allocation) -> bool:
+    """Most are the same object as before: no need to compare ten thousand by value."""
+    return old is not new and old != new
 
 
 def _addresses(allocations: Iterable[Allocation]) -> frozenset[Ip]:
@@ -66,13 +75,31 @@ def _addresses(allocations: Iterable[Allocation]) -> frozenset[Ip]:
     return frozenset(frontend.address for allocation in allocations for frontend in allocation.frontends)
 
 
-def _with_endpoints_in(addresses: frozenset[Ip], snapshot: Snapshot) -> Iterable[Key]:
+def _move_vips(
+    vips: frozenset[Ip], moved: Iterable[Key], old: Mapping[Key, Allocation], new: Mapping[Key, Allocation]
+) -> frozenset[Ip]:
+    """Follow the addresses that are given out; an address that one lets go may be another's too."""
+    lost = _addresses(old[key] for key in moved if key in old)
+    won = _addresses(new[key] for key in moved if key in new)
+    return _addresses(new.values()) if lost - won else vips | won
+
+
+def _with_endpoints_in(
+    addresses: frozenset[Ip], decisions: Mapping[Key, Decision], snapshot: Snapshot
+) -> Iterable[Key]:
     """Find the Services that have one of these addresses among their endpoints."""
-    if not addresses:
-        return
-    for key, slices in snapshot.slices.items():
-        if any(endpoint.address in addresses for piece in slices for endpoint in piece.endpoints):
-            yield key
+    numbers = [int(address) for address in addresses]
+    for key, decision in decisions.items():
+        if decision.span is not None and any(decision.span[0] <= number <= decision.span[1] for number in numbers):
+            pieces = snapshot.slices.get(key, ())
+            if any(endpoint.address in addresses for piece in pieces for endpoint in piece.endpoints):
+                yield key
+
+
+def _span(slices: tuple[EndpointSlice, ...]) -> tuple[int, int] | None:
+    """Say between which numbers all endpoints' addresses are: one comparison tells most VIPs from endpoints."""
+    numbers = [int(endpoint.address) for piece in slices for endpoint in piece.endpoints]
+    return (min(numbers), max(numbers)) if numbers else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +140,7 @@ def _decide(key: Key, snapshot: Snapshot, allocation: Allocation, world: World) 
         external_ips=world.settings.external_ips,
         refusals=allocation.refusals + refused,
         notices=tuple(dict.fromkeys(notices)),
+        span=_span(terms.slices),
     )
 
 
@@ -156,12 +184,16 @@ def _ip_mode(service: Service, ranges: SourceRanges, world: World) -> str:
     return "Proxy" if world.settings.in_cluster or not ranges.kube_proxy_agrees else "VIP"
 
 
+class _Shared(NamedTuple):
+    """What all decisions were made from."""
+
+    allocations: Mapping[Key, Allocation]
+    docket: Docket | None
+    world: World
+
+
 def _merge(
-    previous: DesiredState,
-    again: frozenset[Key],
-    fresh: Mapping[Key, Decision],
-    allocations: Mapping[Key, Allocation],
-    world: World,
+    previous: DesiredState, again: frozenset[Key], fresh: Mapping[Key, Decision], shared: _Shared
 ) -> DesiredState:
     """Replace the decisions of some Services in the mappings of all phases."""
     claims, forwards, placements = dict(previous.claims), dict(previous.forwards), dict(previous.placements)
@@ -191,8 +223,9 @@ def _merge(
         announcements=announcements,
         publications=publications,
         decisions=decisions,
-        allocations=allocations,
-        world=world,
+        allocations=shared.allocations,
+        docket=shared.docket,
+        world=shared.world,
         touched=_touched(again, [*old, *fresh.values()]),
     )
 

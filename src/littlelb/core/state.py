@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from littlelb.core.ipam.cases import Docket
 from littlelb.core.model import (
     Announcement,
     Claim,
@@ -123,6 +124,8 @@ class Decision:
     external_ips: bool = False
     refusals: tuple[Refusal, ...] = ()
     notices: tuple[Notice, ...] = ()
+    span: tuple[int, int] | None = None
+    """The lowest and the highest address of its endpoints as numbers; None: it has none."""
 
     @property
     def addresses(self) -> tuple[Ip, ...]:
@@ -176,6 +179,8 @@ class DesiredState:
     publications: Mapping[Key, Publication] = field(default_factory=dict)
     decisions: Mapping[Key, Decision] = field(default_factory=dict)
     allocations: Mapping[Key, Allocation] = field(default_factory=dict)
+    docket: Docket | None = None
+    """What the allocations were made from, for the next run to take over."""
     world: World | None = None
     """What the decisions shared; its nodes are the last usable ones, for the day on which none is left."""
     touched: Touched | None = None

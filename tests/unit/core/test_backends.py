@@ -208,3 +208,11 @@ def test_no_endpoint_and_faulty_slices_are_said() -> None:
     faulty = _choose(POD_PORT, piece(fault="endpoints[3]: no address"), settings=INSIDE)
     assert faulty.backends == (Backend(ip("10.1.0.11"), 8080),)
     assert _reasons(faulty) == [Reason.UNUSABLE_ENDPOINT]
+
+
+def test_ipv6_endpoints_of_special_addresses_are_not_used_either() -> None:
+    """Loopback, link-local, unspecified, multicast; a plain one is."""
+    found = piece("web", ["::1", "fe80::1", "::", "ff02::1", "2001:db8:1::7"], family=Family.IPV6)
+    world = World(INSIDE, HOST, NODES, stale_nodes=False, vips=frozenset())
+    choice = choose_backends(service(), POD_PORT, Family.IPV6, (found,), world)
+    assert [str(backend.address) for backend in choice.backends] == ["2001:db8:1::7"]

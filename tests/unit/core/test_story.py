@@ -34,7 +34,9 @@ def test_a_new_service_is_allocated_and_ensured() -> None:
 def test_nothing_new_is_not_told() -> None:
     """An equal state is silence."""
     world = _world(service("web", VIP))
-    assert _tell(compute(world), compute(world)) == []
+    state = compute(world)
+    assert _tell(state, compute(world)) == []
+    assert list(changed_keys(state, state)) == []
 
 
 def test_a_refusal_is_told_once_and_its_end_too() -> None:

@@ -1,9 +1,9 @@
 """Which addresses of a link device may be given out at all, and which is the default one."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from ipaddress import IPv4Address
 
+from littlelb.core.ipam.cases import ClusterAddresses
 from littlelb.core.ipam.requests import family_of
 from littlelb.core.model import Family, HostFacts, Ip, Net, Notice, Reason, Refusal
 from littlelb.core.state import OffSubnet, PrefixMode, Settings, Snapshot
@@ -23,39 +23,18 @@ def prefix_length(address: Ip, host: HostFacts, settings: Settings) -> int:
     return address.max_prefixlen
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterAddresses:
-    """Addresses that play a part in the cluster, indexed once for all: lists would cost Services times Nodes."""
-
-    nodes: Mapping[Ip, str]
-    pods: Mapping[tuple[int, int], Mapping[int, str]]
-    """(version, prefix length) → network bits → node: one look-up for each prefix length in use."""
-    cluster_ips: Mapping[str, str]
-
-    def owner(self, address: Ip) -> str:
-        """Say whose it is, or nothing."""
-        if address in self.nodes:
-            return f"node {self.nodes[address]}'s"
-        for (version, length), nets in self.pods.items():
-            node = nets.get(int(address) >> (address.max_prefixlen - length)) if version == address.version else None
-            if node is not None:
-                return f"in the pod network of node {node}"
-        key = self.cluster_ips.get(str(address))
-        return f"the cluster IP of {key}" if key else ""
-
-
-def index_cluster(snapshot: Snapshot) -> ClusterAddresses:
-    """Index the nodes', pods' and Services' addresses of a snapshot."""
+def index_cluster(snapshot: Snapshot, last: ClusterAddresses | None = None) -> ClusterAddresses:
+    """Index the nodes', pods' and Services' addresses; with `last`, the nodes are those that it has."""
+    cluster_ips = {text: key for key, service in snapshot.services.items() for text in service.cluster_ips}
+    if last is not None:
+        return replace(last, cluster_ips=cluster_ips)
     pods: dict[tuple[int, int], dict[int, str]] = {}
     for node in snapshot.nodes.values():
         for net in node.pod_networks:
             bits = int(net.network_address) >> (net.max_prefixlen - net.prefixlen)
             pods.setdefault((net.version, net.prefixlen), {})[bits] = node.name
-    return ClusterAddresses(
-        {address: node.name for node in snapshot.nodes.values() for address in node.addresses},
-        pods,
-        {text: key for key, service in snapshot.services.items() for text in service.cluster_ips},
-    )
+    nodes = {address: node.name for node in snapshot.nodes.values() for address in node.addresses}
+    return ClusterAddresses(nodes, pods, cluster_ips)
 
 
 def judge_address(address: Ip, cluster: ClusterAddresses, snapshot: Snapshot) -> Refusal | None:

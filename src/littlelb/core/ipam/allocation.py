@@ -11,11 +11,13 @@ it is refused, the old one stays. Two Services that want each other's address ar
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import NamedTuple, TypeAlias
 
-from littlelb.core.ipam.addressing import ClusterAddresses, default_address, index_cluster, judge_address, notices_for
-from littlelb.core.ipam.requests import judge_annotations, parse_request, quote, selects
+from littlelb.core.ipam.addressing import default_address, index_cluster, judge_address, notices_for
+from littlelb.core.ipam.cases import Age, Case, ClusterAddresses, Docket
+from littlelb.core.ipam.requests import judge_annotations, parse_address, parse_request, quote, selects
 from littlelb.core.model import Family, Frontend, Grant, Ip, Key, Listener, Notice, Reason, Refusal, Service
-from littlelb.core.state import Allocation, DefaultAddress, Snapshot
+from littlelb.core.state import Allocation, DefaultAddress, DesiredState, Snapshot
 
 NO_GRANT = Grant(frozenset(), 0.0)
 
@@ -30,36 +32,70 @@ class _Books:
     """Frontends on shared addresses."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Case:
-    """One Service before the court: what it wants, what it holds, what is wrong with the request itself."""
+class Allotment(NamedTuple):
+    """What one run gives out, and what the next one need not look at again."""
 
-    service: Service
-    grant: Grant
-    wants: tuple[Ip, ...]
-    refusals: tuple[Refusal, ...]
-
-    @property
-    def held(self) -> tuple[Ip, ...]:
-        """Addresses it holds, in a stable order."""
-        return tuple(sorted(self.grant.addresses, key=lambda ip: (ip.version, int(ip))))
-
-    @property
-    def settled(self) -> bool:
-        """Has it got all it wants? Then it lets go of everything else."""
-        return bool(self.wants) and self.grant.addresses.issuperset(self.wants)
+    allocations: dict[Key, Allocation]
+    docket: Docket
 
 
-def allocate(snapshot: Snapshot) -> dict[Key, Allocation]:
-    """Decide for all Services that are ours; pure, and independent of the order of the mapping."""
-    cluster = index_cluster(snapshot)
-    cases = [_give_back(_open_case(service, cluster, snapshot), snapshot) for service in _by_age(snapshot)]
+def allocate(snapshot: Snapshot, previous: DesiredState | None = None) -> Allotment:
+    """Decide for all Services that are ours; pure, and independent of the order of the mapping.
+
+    With `previous`, nothing but Services and grants may have changed since; cases that did not are taken over from it,
+    and so is what was given to those who hold all they want. The result is the same.
+    """
+    docket = _open_docket(snapshot, previous.docket if previous is not None else None)
     books = _Books()
     shared = frozenset(_defaults(tuple(Family), snapshot))
-    for case in cases:
+    for case in docket.cases.values():
         for address in case.wants if case.settled else case.held:
             _keep(case, address, shared, books)
-    return {case.service.key: _settle(case, shared, books, snapshot) for case in cases}
+    allocations: dict[Key, Allocation] = {}
+    for key, case in docket.cases.items():
+        known = _undisputed(case, previous, shared, books) if previous is not None else None
+        allocations[key] = known if known is not None else _settle(case, shared, books, snapshot)
+    return Allotment(allocations, docket)
+
+
+def _undisputed(case: Case, previous: DesiredState, shared: frozenset[Ip], books: _Books) -> Allocation | None:
+    """Find what was given to an incumbent before, if neither its case nor anybody else's claim makes a difference."""
+    key, docket = case.service.key, previous.docket
+    before = previous.allocations.get(key)
+    if before is None or docket is None or not case.settled or before.refusals or docket.cases.get(key) is not case:
+        return None
+    for frontend in before.frontends:
+        owner = books.ports.get(frontend) if frontend.address in shared else books.owners.get(frontend.address)
+        if owner != key:
+            return None
+    return before
+
+
+def _open_docket(snapshot: Snapshot, last: Docket | None) -> Docket:
+    """Open the case of every Service that is ours, or take it over, and order them, oldest first."""
+    cluster = index_cluster(snapshot, last.cluster if last is not None else None)
+    kept = {case.service.key: case for case in _unchanged(snapshot, last, cluster)} if last is not None else {}
+    left = snapshot.services.keys() - kept.keys() if last is None else _reopened(snapshot, last, kept)
+    services = (snapshot.services[key] for key in left)
+    opened = [_open_case(s, cluster, snapshot) for s in services if selects(s, snapshot.settings)]
+    ordered = sorted([*kept.values(), *opened], key=lambda case: case.age)
+    return Docket({case.service.key: case for case in ordered}, cluster)
+
+
+def _reopened(snapshot: Snapshot, last: Docket, kept: Mapping[Key, Case]) -> Iterable[Key]:
+    """Services that are there and whose case is not taken over."""
+    keys = snapshot.dirty.services | last.cases.keys()
+    return [key for key in keys if key not in kept and key in snapshot.services]
+
+
+def _unchanged(snapshot: Snapshot, last: Docket, cluster: ClusterAddresses) -> Iterator[Case]:
+    """Find the cases in which nothing is new: neither the Service nor its grant, nor whose cluster IP it asks for."""
+    dirty, grants = snapshot.dirty.services, snapshot.grants
+    new = last.cluster.cluster_ips.items() ^ cluster.cluster_ips.items()
+    moved = frozenset(address for text, _ in new if not isinstance(address := parse_address(text), Refusal))
+    for key, case in last.cases.items():
+        if key not in dirty and grants.get(key, NO_GRANT) == case.granted and moved.isdisjoint(case.asked):
+            yield case
 
 
 def _defaults(families: tuple[Family, ...], snapshot: Snapshot) -> tuple[Ip, ...]:
@@ -68,48 +104,64 @@ def _defaults(families: tuple[Family, ...], snapshot: Snapshot) -> tuple[Ip, ...
     return tuple(address for address in found if address is not None)
 
 
-def _by_age(snapshot: Snapshot) -> list[Service]:
-    """Order the Services that are ours, oldest first."""
-
-    def age(service: Service) -> tuple[float, int, str, str]:
-        if service.created is not None:
-            return service.created, 0, service.uid, service.key
-        return float("inf"), snapshot.seen.get(service.key, 0), "", service.key
-
-    return sorted((s for s in snapshot.services.values() if selects(s, snapshot.settings)), key=age)
+def _age(service: Service, snapshot: Snapshot) -> Age:
+    """Say how old a Service is, in a form that orders them."""
+    if service.created is not None:
+        return service.created, 0, service.uid, service.key
+    return float("inf"), snapshot.seen.get(service.key, 0), "", service.key
 
 
-def _open_case(service: Service, cluster: ClusterAddresses, snapshot: Snapshot) -> _Case:
+def _open_case(service: Service, cluster: ClusterAddresses, snapshot: Snapshot) -> Case:
     """Read the request and judge what can be judged without looking at other Services."""
-    grant = snapshot.grants.get(service.key, NO_GRANT)
+    asked, wants, refusals = _judge_request(service, cluster, snapshot)
+    granted = snapshot.grants.get(service.key, NO_GRANT)
+    grant = _give_back(granted, wants, snapshot)
+    held = grant.addresses
+    return Case(
+        service=service,
+        age=_age(service, snapshot),
+        granted=granted,
+        grant=grant,
+        asked=asked,
+        wants=wants,
+        refusals=refusals,
+        held=tuple(sorted(held, key=lambda ip: (ip.version, int(ip)))),
+        settled=bool(wants) and held.issuperset(wants),
+    )
+
+
+def _give_back(grant: Grant, wants: tuple[Ip, ...], snapshot: Snapshot) -> Grant:
+    """Forget borrowed addresses that the host has no more: keeping one would mean to put it on the device again."""
+    lost = grant.borrowed.difference(snapshot.host.own, wants)
+    if not lost:
+        return grant
+    return replace(grant, frontends=frozenset(f for f in grant.frontends if f.address not in lost))
+
+
+Judged: TypeAlias = tuple[tuple[Ip, ...], tuple[Ip, ...], tuple[Refusal, ...]]
+"""Addresses asked for by name, those that it may want, and what is wrong."""
+
+
+def _judge_request(service: Service, cluster: ClusterAddresses, snapshot: Snapshot) -> Judged:
+    """Judge one Service's request."""
     if service.fault:
-        refusal = Refusal(Reason.INVALID_SERVICE, f"the object cannot be understood: {service.fault}")
-        return _Case(service, grant, (), (refusal,))
+        return (), (), (Refusal(Reason.INVALID_SERVICE, f"the object cannot be understood: {service.fault}"),)
     refusals, _ = judge_annotations(service)
     request = parse_request(service)
     if refusals or request.refusals:
-        return _Case(service, grant, (), refusals + request.refusals)
+        return (), (), refusals + request.refusals
     if not request.addresses:
-        return _default_case(service, grant, snapshot)
+        return _judge_default(service, snapshot)
     judged = {address: judge_address(address, cluster, snapshot) for address in request.addresses}
     good = tuple(address for address, refusal in judged.items() if refusal is None)
-    return _Case(service, grant, good, tuple(refusal for refusal in judged.values() if refusal is not None))
+    return request.addresses, good, tuple(refusal for refusal in judged.values() if refusal is not None)
 
 
-def _give_back(case: _Case, snapshot: Snapshot) -> _Case:
-    """Forget borrowed addresses that the host has no more: keeping one would mean to put it on the device again."""
-    lost = case.grant.borrowed.difference(snapshot.host.own, case.wants)
-    if not lost:
-        return case
-    left = frozenset(frontend for frontend in case.grant.frontends if frontend.address not in lost)
-    return replace(case, grant=replace(case.grant, frontends=left))
-
-
-def _default_case(service: Service, grant: Grant, snapshot: Snapshot) -> _Case:
+def _judge_default(service: Service, snapshot: Snapshot) -> Judged:
     """No address asked for: the device's own, of each family that the Service has."""
     if snapshot.settings.default_address is DefaultAddress.REFUSE:
         message = "no address was asked for, and --default-address=refuse: set spec.loadBalancerIP"
-        return _Case(service, grant, (), (Refusal(Reason.NO_DEFAULT_ADDRESS, message),))
+        return (), (), (Refusal(Reason.NO_DEFAULT_ADDRESS, message),)
     families = service.ip_families or tuple(Family)
     found = _defaults(families, snapshot)
     if not service.ip_families:
@@ -119,11 +171,11 @@ def _default_case(service: Service, grant: Grant, snapshot: Snapshot) -> _Case:
             f"device {snapshot.host.device} has no {' or '.join(families)} address of its own to share: "
             "set spec.loadBalancerIP, or give the device an address"
         )
-        return _Case(service, grant, (), (Refusal(Reason.NO_DEFAULT_ADDRESS, message),))
-    return _Case(service, grant, found, ())
+        return (), (), (Refusal(Reason.NO_DEFAULT_ADDRESS, message),)
+    return (), found, ()
 
 
-def _keep(case: _Case, address: Ip, shared: frozenset[Ip], books: _Books) -> None:
+def _keep(case: Case, address: Ip, shared: frozenset[Ip], books: _Books) -> None:
     """Enter what an incumbent goes on holding."""
     if address not in shared:
         books.owners.setdefault(address, case.service.key)
@@ -133,7 +185,7 @@ def _keep(case: _Case, address: Ip, shared: frozenset[Ip], books: _Books) -> Non
             books.ports.setdefault(frontend, case.service.key)
 
 
-def _settle(case: _Case, shared: frozenset[Ip], books: _Books, snapshot: Snapshot) -> Allocation:
+def _settle(case: Case, shared: frozenset[Ip], books: _Books, snapshot: Snapshot) -> Allocation:
     """Give one Service what is free of what it wants, and what it keeps meanwhile."""
     key = case.service.key
     frontends: list[Frontend] = []
@@ -159,13 +211,13 @@ def _settle(case: _Case, shared: frozenset[Ip], books: _Books, snapshot: Snapsho
     return Allocation(tuple(dict.fromkeys(frontends)), kept, tuple(refusals), notices)
 
 
-def _notices(case: _Case, snapshot: Snapshot) -> Iterator[Notice]:
+def _notices(case: Case, snapshot: Snapshot) -> Iterator[Notice]:
     """What the owner should know about the addresses that were asked for."""
     for address in case.wants:
         yield from notices_for(address, snapshot)
 
 
-def _kept(case: _Case, shared: frozenset[Ip], books: _Books) -> tuple[Ip, ...]:
+def _kept(case: Case, shared: frozenset[Ip], books: _Books) -> tuple[Ip, ...]:
     """Addresses that are held, no longer asked for, and still this Service's."""
     return tuple(
         address
@@ -175,7 +227,7 @@ def _kept(case: _Case, shared: frozenset[Ip], books: _Books) -> tuple[Ip, ...]:
 
 
 def _kept_frontends(
-    case: _Case, address: Ip, shared: frozenset[Ip], books: _Books, snapshot: Snapshot
+    case: Case, address: Ip, shared: frozenset[Ip], books: _Books, snapshot: Snapshot
 ) -> Iterable[Frontend]:
     """Ports on a kept address: those of the Service as it is now, on a shared address only those that it held."""
     good, _ = _judge_ports(case, address, snapshot)
@@ -184,7 +236,7 @@ def _kept_frontends(
     return [frontend for frontend in good if books.ports.get(frontend) == case.service.key]
 
 
-def _judge_ports(case: _Case, address: Ip, snapshot: Snapshot) -> tuple[list[Frontend], list[Refusal]]:
+def _judge_ports(case: Case, address: Ip, snapshot: Snapshot) -> tuple[list[Frontend], list[Refusal]]:
     """Sort the ports of a Service into those that can be served on an address and those that cannot."""
     good: dict[Frontend, None] = {}
     bad: list[Refusal] = []
