@@ -221,9 +221,10 @@ def judge_nodes(selector: str, total: int, usable: int) -> list[Finding]:
     if usable:
         return [_well(subject, f"{usable} of {total} may serve")]
     message = f"none of the {total} nodes may serve" if total else "there are none"
-    remedy = "correct --node-selector: `kubectl get nodes --show-labels`" if selector and total else "add a Node"
-    level = Level.WARN if selector or total else Level.OK
-    return [Finding(level=level, subject=subject, message=message, remedy=remedy)]
+    if not total and not selector:
+        return [_well(subject, message)]
+    remedy = "see why: `kubectl get nodes --show-labels`, `kubectl describe node NAME`; or correct --node-selector"
+    return [Finding(level=Level.WARN, subject=subject, message=message, remedy=remedy)]
 
 
 def _well(subject: str, message: str) -> Finding:
