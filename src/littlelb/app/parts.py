@@ -211,7 +211,7 @@ async def build_parts(config: Config, clock: SystemClock, netlink: Netlink) -> P
     facts = await read_host_facts(netlink, config.linkdevice)
     store = Store(config.settings(), replace(facts, api_servers=servers), wires.wake)
     plane = PipePlane(pipe_settings(config), wires.name_listener, wires.hint)
-    scan = ListenerScan(lambda: plane.pids | {os.getpid()})
+    scan = ListenerScan(lambda: plane.pids | {os.getpid()}, protocols=config.settings().protocols)
     address = AddressTarget(netlink, LanProber())
     announce = AnnounceTarget()
     reconciler = Reconciler(store, [], clock)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from littlelb.core.model import Frontend, Listener
+from littlelb.core.model import Frontend, Listener, Protocol
 from littlelb.core.report import printable
 from littlelb.host.sockets import Waiting, read_waiting
 
@@ -32,11 +32,17 @@ class ListenerScan:
         self,
         own_pids: Callable[[], frozenset[int]],
         *,
+        protocols: frozenset[Protocol] = frozenset(Protocol),
         read: Callable[[], list[Waiting]] = read_waiting,
         proc: Path = _PROC,
     ) -> None:
-        """`own_pids`: the daemon's and its workers' process ids; their sockets are left out."""
+        """`own_pids`: the daemon's and its workers' process ids; their sockets are left out.
+
+        `protocols`: those that can be forwarded at all. UDP sockets come and go with each question to a name server,
+        and every change of the answer has all Services decided anew.
+        """
         self._own_pids = own_pids
+        self._protocols = protocols
         self._read = read
         self._proc = proc
         self._owners: dict[int, str | None] = {}
@@ -58,7 +64,7 @@ class ListenerScan:
         return self._seen
 
     def _look(self, own_pids: frozenset[int]) -> tuple[Listener, ...]:
-        waiting = self._read()
+        waiting = [found for found in self._read() if found.protocol in self._protocols]
         self._learn({found.inode for found in waiting}, own_pids)
         listeners = {
             Listener(found.protocol, found.address, found.port, owner)

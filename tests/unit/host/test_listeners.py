@@ -54,6 +54,13 @@ async def test_a_process_may_call_itself_anything(tmp_path: Path) -> None:
     assert found.process == "a\\nb\ufffd\ufffd (pid 812)"
 
 
+async def test_only_what_can_be_forwarded_is_looked_at(proc: Path) -> None:
+    """A name server's client opens a UDP socket for each question: that is no news for anybody."""
+    client = Waiting(Protocol.UDP, None, 40_000, 400)
+    scan = ListenerScan(frozenset, protocols=frozenset({Protocol.TCP}), read=lambda: [SSH, client], proc=proc)
+    assert [found.port for found in await scan()] == [22]
+
+
 async def test_known_sockets_are_not_looked_up_again(proc: Path) -> None:
     """A process is searched for when its socket is new, and again when the socket's number was used anew."""
     waiting = [SSH]
