@@ -27,7 +27,9 @@ from littlelb.web.server import serve_tcp, serve_unix
 
 PATIENCE_SECONDS = 5.0
 """How long the API server may take to list everything before the state file is used."""
-WITHDRAW_SECONDS = 8.0
+SETTLE_PASS_SECONDS = 2.0
+"""What a pass that is under way may still take."""
+WITHDRAW_SECONDS = 7.0
 """What a withdrawal may take beside the drain."""
 WITHDRAW_WRITES_PER_SECOND = 200
 """Withdrawing writes two or three times on each Service, and somebody waits for the exit."""
@@ -83,6 +85,7 @@ class Daemon:
             async with asyncio.TaskGroup() as group:
                 working = [group.create_task(_forever(name, work), name=name) for name, work in inner.items()]
                 stop = await signals.wait()
+                await parts.loop.settle(SETTLE_PASS_SECONDS)
                 _cancel(working)
             await self._leave(stop)
             _cancel(writing)

@@ -50,6 +50,8 @@ class Loop:
         self._retry_seconds = self._timings.first_retry
         self._conflicts: dict[Ip, float] = {}
         self._busy_since: float | None = None
+        self._settled = asyncio.Event()
+        self._settled.set()
         self.last: PassResult | None = None
 
     def wake(self) -> None:
@@ -72,6 +74,14 @@ class Loop:
     def stuck_for(self) -> float:
         """Seconds since the running pass began; 0 between passes."""
         return 0.0 if self._busy_since is None else self._clock.monotonic() - self._busy_since
+
+    async def settle(self, seconds: float) -> None:
+        """Wait until no pass is under way, at most so long: who stops then leaves nothing half done."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._settled.wait()
+        except TimeoutError:
+            log.warning("loop.cut", stuck_seconds=round(self.stuck_for(), 1))
 
     async def run(self) -> None:
         """Make passes for ever."""
@@ -124,10 +134,12 @@ class Loop:
     async def _one_pass(self) -> None:
         full, self._full = self._full, False
         self._busy_since = self._clock.monotonic()
+        self._settled.clear()
         try:
             result = await self._reconciler.run_pass(full=full)
         finally:
             self._busy_since = None
+            self._settled.set()
         self.last = result
         report = result.report
         log.debug(

@@ -229,3 +229,23 @@ def test_a_pass_that_hangs_is_noticed() -> None:
         assert engine.loop.stuck_for() == 0.0
 
     _run(scenario)
+
+
+@pytest.mark.parametrize(("needs", "waited"), [(0.0, 0.0), (0.6, 0.6), (60.0, 2.0)])
+def test_who_stops_the_loop_waits_for_the_pass_under_way(needs: float, waited: float) -> None:
+    """A write that is cut off may have been done, and nobody would know; but one that hangs holds nobody up."""
+
+    async def scenario(engine: Engine) -> None:
+        async def look(_keys: object) -> dict[Any, Any]:
+            await asyncio.sleep(needs)
+            return {}
+
+        engine.address.observe = look  # type: ignore[method-assign,assignment]
+        engine.list_all()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        started = LoopClock().monotonic()
+        await engine.loop.settle(2.0)
+        assert LoopClock().monotonic() - started == pytest.approx(waited, abs=0.05)
+
+    _run(scenario)
