@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 import socket
+import sys
 import threading
 from collections.abc import AsyncIterator
 from ipaddress import ip_address, ip_network
@@ -285,6 +286,22 @@ async def test_a_slow_reader_costs_bounded_memory(world: World) -> None:
             assert 0 < stalled < 64 << 20
         finally:
             reset(sock)
+
+
+async def test_a_connection_that_lasts_is_watched(world: World) -> None:
+    """The kernel asks backends of connections older than a second or two whether they are still there (keepalive)."""
+    with servers(h2=echo(b"2")):
+        await serve(world, forward(2))
+        with await asyncio.to_thread(connect) as sock:
+            assert await asyncio.to_thread(sock.recv, 1) == b"2"
+            await until(lambda: timers(address(2), PORT) == {2})
+
+
+def timers(host: str, port: int) -> set[int]:
+    """Kinds of the timers that run for connections to this server (proc_net_tcp: 2 is keepalive)."""
+    peer = f"{int.from_bytes(socket.inet_aton(host), sys.byteorder):08X}:{port:04X}"
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
+    return {int(line[5].split(":")[0]) for line in lines if (line[2], line[3]) == (peer, "01")}
 
 
 async def test_ipv6_is_served(world: World) -> None:

@@ -11,10 +11,10 @@ import errno
 import os
 import select
 import socket
-import struct
 import sys
 from typing import Final
 
+from littlelb.dataplane.pipe.descriptors import set_linger
 from littlelb.dataplane.pipe.flow import Backend
 from littlelb.dataplane.pipe.relay import Connection, Relay
 from littlelb.dataplane.pipe.routes import Route, Tally
@@ -29,6 +29,7 @@ _FLAGS: Final = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _libc = ctypes.CDLL(None, use_errno=True)
 _name = ctypes.create_string_buffer(28)
 _length = ctypes.c_int(28)
+_length_ref = ctypes.byref(_length)
 
 
 class Gate:
@@ -103,25 +104,24 @@ class Gates:
         if events & (select.EPOLLHUP | select.EPOLLERR):  # no longer listening: the daemon is about to say more
             self._disarm(gate)
             return
-        for _ in range(_AT_ONCE):
-            if self._full():
-                self._pause()
-                return
+        listener, route = gate.listener, gate.route
+        name, length = (_name, _length_ref) if route.needs_client else (None, None)
+        room = self._room()
+        for _ in range(min(room, _AT_ONCE)):
             _length.value = 28
-            client = _libc.accept4(gate.listener, _name, ctypes.byref(_length), _FLAGS)
-            if client >= 0:
-                self._admit(gate, client)
-            elif not self._passing(ctypes.get_errno()):
+            client = _libc.accept4(listener, name, length, _FLAGS)
+            if client < 0:
+                if self._passing(ctypes.get_errno()):
+                    continue
                 return
-
-    def _admit(self, gate: Gate, client: int) -> None:
-        address = _client_address() if gate.route.needs_client else b""
-        if gate.route.admits(address):
-            self._relay.open(client, address, gate)
-            return
-        refused = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, client)
-        refused.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        refused.close()
+            address = b"" if name is None else _client_address()
+            if route.admits(address):
+                self._relay.open(client, address, gate)
+            else:
+                set_linger(client)
+                os.close(client)
+        if self._room() <= 0:
+            self._pause()
 
     def _passing(self, code: int) -> bool:
         """Say whether to try the next one: errors of one connection pass, exhaustion pauses, EAGAIN ends."""
@@ -131,9 +131,10 @@ class Gates:
             return False
         return code not in {errno.EAGAIN, errno.EINVAL, errno.EBADF}
 
-    def _full(self) -> bool:
+    def _room(self) -> int:
+        """For how many connections, each of two descriptors; not more than that while they are accepted."""
         used = self._relay.descriptors + len(self.by_key)
-        return used + 2 > self._descriptors or self._relay.live >= self._connections
+        return min((self._descriptors - used) // 2, self._connections - self._relay.live)
 
     def _pause(self) -> None:
         """Leave newcomers in the kernel's queue, without being told of them again and again."""

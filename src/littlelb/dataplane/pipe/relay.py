@@ -6,12 +6,13 @@ without being copied here. Bytes that the other side does not take yet stay in t
 `BUFFER_BYTES`, and nothing more is read: so a slow reader costs a bounded amount.
 """
 
+import ctypes
 import os
 import select
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from littlelb.dataplane.pipe.descriptors import PIPE_BYTES, Connect, Pipe, Pipes, dial, set_linger, shut
+from littlelb.dataplane.pipe.descriptors import Pipe, Pipes, dial, drain, fill, push, send_last, set_linger, shut
 from littlelb.dataplane.pipe.flow import BACKEND, CLIENT, Backend, Flow, State, Step
 from littlelb.dataplane.pipe.routes import Route, Tally
 
@@ -19,15 +20,12 @@ BUFFER_BYTES: Final = 32 << 10
 _TURNS: Final = 16
 """Pipes full in a row before the others have their turn."""
 _MASK: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
-_OUT: Final = select.EPOLLOUT
-_ERR: Final = select.EPOLLERR
 _BROKEN: Final = select.EPOLLERR | select.EPOLLHUP
 _HUNG: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _READ: Final = select.EPOLLIN | _HUNG
-_SPLICE: Final = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
-_LOOP: Final = 40
-_CONNECTING, _OPEN = State.CONNECTING, State.OPEN  # looked up once: this is the hot path
+_CONNECTING, _OPEN, _CONNECT, _WAIT = State.CONNECTING, State.OPEN, Step.CONNECT, Step.WAIT  # looked up once
 
+Connect = Callable[[Backend], int]
 _readv, _write = os.readv, os.write
 
 
@@ -43,7 +41,7 @@ class Door(Protocol):
 class Half:
     """One direction of a connection."""
 
-    __slots__ = ("bulk", "conn", "dst", "hung", "left", "moved", "other", "pending", "side", "src")
+    __slots__ = ("bulk", "conn", "dst", "final", "hung", "left", "moved", "other", "pending", "side", "src")
 
     def __init__(self, conn: "Connection", side: int) -> None:
         """Make the direction in which `side` sends."""
@@ -54,8 +52,8 @@ class Half:
         """What was read and not yet taken by the other side."""
         self.left = 0
         """Bytes in the pending pipe."""
-        self.hung = False
-        """The source has said that its end (FIN, RST) stands in the queue: read until it is met."""
+        self.hung = self.final = False
+        """The source's end (FIN, RST) stands in the queue: read until it is met. `final`: it is FIN, no error."""
         self.moved = 0
         self.bulk = False
         """The last turn was more than a buffer: begin the next with splice."""
@@ -65,7 +63,7 @@ class Half:
 class Connection(Flow):
     """A flow with its descriptors."""
 
-    __slots__ = ("address", "door", "down", "touched", "up")
+    __slots__ = ("address", "door", "down", "touched", "up", "watched")
 
     def __init__(self, client: int, address: bytes, door: Door, now: float) -> None:
         """Take an accepted client."""
@@ -73,6 +71,7 @@ class Connection(Flow):
         self.door = door
         self.address = address
         self.touched = now
+        self.watched = False  # by keepalive on the backend's side
         self.up = Half(self, CLIENT)
         self.down = Half(self, BACKEND)
         self.up.other, self.down.other = self.down, self.up
@@ -103,9 +102,10 @@ class Relay:
         self._buffer = bytearray(BUFFER_BYTES)
         self._buffers = [self._buffer]
         self._view = memoryview(self._buffer)
+        self._octets = (ctypes.c_char * BUFFER_BYTES).from_buffer(self._buffer)
         self._steps: dict[Step, Callable[[Connection], None]] = {
             Step.WAIT: lambda _: None,
-            Step.PUMP: self._pump_both,
+            Step.PUMP: lambda conn: self.pump(conn.up),
             Step.SHUT_CLIENT: lambda conn: shut(conn.down.dst),
             Step.SHUT_BACKEND: lambda conn: shut(conn.up.dst),
             Step.CLOSE: lambda conn: self._close(conn, reset=False),
@@ -129,18 +129,30 @@ class Relay:
         self.perform(conn, conn.begin(door.route.choose(address, self.now)))
 
     def event(self, half: Half, events: int) -> None:
-        """Act on what epoll said of the source of `half`."""
+        """Act on what epoll said of the source of `half`: here on a request or an answer that comes and goes."""
+        conn = half.conn
+        if events & _HUNG or half.bulk or conn.state is not _OPEN or half.pending or half.other.pending:
+            self._event_rare(half, events)
+            return
+        conn.touched = self.now
+        try:
+            self._forward(half)
+        except OSError:
+            self._broken(half)
+
+    def _event_rare(self, half: Half, events: int) -> None:
         conn = half.conn
         if events & _HUNG:
             half.hung = True
+            half.final = not events & _BROKEN
         if conn.state is _CONNECTING:
             self._event_connecting(half, events)
             return
         conn.touched = self.now
-        if events & _OUT and half.other.pending is not None:
+        if events & select.EPOLLOUT and half.other.pending is not None:
             self.pump(half.other)
         if events & _READ and conn.state is _OPEN:
-            if events & _ERR and not conn.unfinished[half.side]:
+            if events & select.EPOLLERR and not conn.unfinished[half.side]:
                 self.perform(conn, conn.error())
             else:
                 self.pump(half)
@@ -152,9 +164,11 @@ class Relay:
                 self.perform(conn, conn.error())
         elif events & _BROKEN:
             self.connect_failed(conn, 1.0)
-        elif events & _OUT:
+        elif events & select.EPOLLOUT:
             del self.connecting[conn]
             self.perform(conn, conn.connect_ok())
+            if events & _READ and conn.state is _OPEN:  # it speaks first; what it says later is a new edge
+                self.pump(half)
 
     def connect_failed(self, conn: Connection, suspect_seconds: float) -> None:
         """Try the next backend of now; this one is left for last for a while."""
@@ -162,18 +176,20 @@ class Relay:
 
     def perform(self, conn: Connection, step: Step) -> None:
         """Do what the state machine says."""
-        while step is Step.CONNECT:
+        while step is _CONNECT:
             step = self._connect(conn)
         self._steps[step](conn)
 
     def _connect(self, conn: Connection) -> Step:
         backend = conn.backend
         assert backend is not None  # noqa: S101  (the step is given with a backend only)
-        tally = conn.door.backends.setdefault(backend, Tally())
+        tally = conn.door.backends.get(backend)
+        if tally is None:
+            tally = conn.door.backends[backend] = Tally()
         tally.accepted += 1
         tally.active += 1
         try:
-            fd = self._dial(backend) if backend not in self.own else -_LOOP
+            fd = self._dial(backend) if backend not in self.own else -1
         except OSError:
             fd = -1
         if fd < 0:
@@ -182,7 +198,7 @@ class Relay:
         self.halves[fd] = conn.down
         self._epoll.register(fd, _MASK)
         self.connecting[conn] = self.now + self._connect_seconds
-        return Step.WAIT
+        return _WAIT
 
     def _failed(self, conn: Connection, suspect_seconds: float) -> Step:
         backend, route = conn.backend, conn.door.route
@@ -196,13 +212,8 @@ class Relay:
         if conn.down.src >= 0:
             self._bury(conn.down.src)
             conn.down.src = conn.up.dst = -1
-        conn.down.hung = False
+        conn.down.hung = conn.down.final = False
         return conn.connect_failed(route.order(conn.address, self.now))
-
-    def _pump_both(self, conn: Connection) -> None:
-        self.pump(conn.up)
-        if conn.state is _OPEN:
-            self.pump(conn.down)
 
     def pump(self, half: Half) -> None:
         """Move bytes until one side has no more, or takes no more."""
@@ -228,33 +239,32 @@ class Relay:
         if half.bulk:
             self._splice(half)
             return
-        while True:
-            try:
-                count = _readv(half.src, self._buffers)
-            except BlockingIOError:
-                return
-            if count == 0:
-                self.perform(half.conn, half.conn.eof(half.side))
-                return
-            half.moved += count
-            if not self._deliver(half, count):
-                return
-            if count == BUFFER_BYTES:
-                self._splice(half)
-                return
-            if not half.hung:  # a short read: the queue is empty, and what comes next is a new edge
-                return
+        # After a short read the queue is empty, and what comes next is a new edge; but an end that is known is no edge.
+        while self._forward(half) and half.hung:
+            pass
 
-    def _deliver(self, half: Half, count: int) -> bool:
-        """Write what stands in the buffer; False when some of it had to be put aside."""
+    def _forward(self, half: Half) -> bool:
+        """Read once and write that; False when there was nothing, all is arranged, or some had to be put aside."""
         try:
-            done = _write(half.dst, self._view[:count])
+            count = _readv(half.src, self._buffers)
+        except BlockingIOError:
+            return False
+        if count == 0:
+            self.perform(half.conn, half.conn.eof(half.side))
+            return False
+        half.moved += count
+        try:
+            done = send_last(half.dst, self._octets, count) if half.final else _write(half.dst, self._view[:count])
         except BlockingIOError:
             done = 0
-        if done == count:
-            return True
-        half.pending = bytes(self._view[done:count])
-        return self._flush(half)
+        if done < count:
+            half.pending = bytes(self._view[done:count])
+            if not self._flush(half):
+                return False
+        if count == BUFFER_BYTES:
+            self._splice(half)
+            return False
+        return True
 
     def _splice(self, half: Half) -> None:
         pipe = self.pipes.take()
@@ -273,7 +283,7 @@ class Relay:
     def _splice_turns(self, half: Half, pipe: Pipe) -> None:
         for _ in range(_TURNS):
             try:
-                count = os.splice(half.src, pipe[1], PIPE_BYTES, flags=_SPLICE)
+                count = fill(pipe, half.src)
             except BlockingIOError:
                 self._flush(half)
                 return
@@ -282,33 +292,23 @@ class Relay:
                 self.perform(half.conn, half.conn.eof(half.side))
                 return
             half.moved += count
-            half.left = count
-            if not self._drain(half, pipe):
+            half.left = count  # also when the next line raises: then the pipe is not empty
+            half.left = drain(pipe, half.dst, count)
+            if half.left:
                 return
         self._flush(half)
         self.ready.append(half)
-
-    @staticmethod
-    def _drain(half: Half, pipe: Pipe) -> bool:
-        while half.left:
-            try:
-                half.left -= os.splice(pipe[0], half.dst, half.left, flags=_SPLICE)
-            except BlockingIOError:
-                return False
-        return True
 
     def _flush(self, half: Half) -> bool:
         """Write what is pending until EAGAIN; True when nothing is left."""
         pending = half.pending
         if isinstance(pending, bytes):
-            while pending:
-                half.pending = pending
-                try:
-                    pending = pending[_write(half.dst, pending) :]
-                except BlockingIOError:
-                    return False
+            half.pending = push(half.dst, pending)
+            if half.pending:
+                return False
         elif pending is not None:
-            if not self._drain(half, pending):
+            half.left = drain(pending, half.dst, half.left)
+            if half.left:
                 return False
             self.pipes.give(pending)
         half.pending = None

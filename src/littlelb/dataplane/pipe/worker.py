@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 from littlelb import __version__
 from littlelb.dataplane.pipe.control import Control, Life
-from littlelb.dataplane.pipe.descriptors import Pipes
+from littlelb.dataplane.pipe.descriptors import Pipes, watch_silence
 from littlelb.dataplane.pipe.flow import State
 from littlelb.dataplane.pipe.gates import Gates
 from littlelb.dataplane.pipe.relay import Relay
@@ -131,11 +131,19 @@ class Worker:
         if now >= self._next_sweep:
             self._next_sweep = now + _SWEEP_SECONDS
             self._gates.sweep()
-            self._end_idle(now - self._settings.idle_seconds)
+            self._sweep_flows(now - self._settings.idle_seconds)
         relay.settle()
 
-    def _end_idle(self, since: float) -> None:
-        idle = [half.conn for half in self._relay.halves.values() if half.conn.touched < since]
+    def _sweep_flows(self, since: float) -> None:
+        """End who was silent for too long, and have the kernel watch the backends of those who stay (most do not)."""
+        idle = []
+        for half in self._relay.halves.values():
+            conn = half.conn
+            if conn.touched < since:
+                idle.append(conn)
+            elif not conn.watched and conn.state is State.OPEN:
+                conn.watched = True
+                watch_silence(conn.up.dst)
         for conn in idle:
             self._relay.perform(conn, conn.expire())
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from littlelb.dataplane.pipe.descriptors import Pipes
-from littlelb.dataplane.pipe.flow import Backend, State
+from littlelb.dataplane.pipe.flow import CLIENT, Backend, State
 from littlelb.dataplane.pipe.relay import BUFFER_BYTES, Connection, Relay
 from littlelb.dataplane.pipe.routes import Route, Tally
 
@@ -104,6 +104,44 @@ def test_bytes_sent_before_the_connect_arrive(make: Callable[..., Bench]) -> Non
     bench.turn()
     assert client.recv(10) == b"answer"
     client.close()
+
+
+def test_a_backend_may_speak_first(make: Callable[..., Bench]) -> None:
+    """A greeting that comes with the connect, before the client has said anything, is delivered."""
+    bench = make()
+    with bench.accept() as client:
+        bench.remotes[0].sendall(b"220 ready")
+        bench.turn()
+        assert client.recv(10) == b"220 ready"
+
+
+def test_the_last_words_of_both_sides_arrive(make: Callable[..., Bench]) -> None:
+    """Bytes whose FIN came with them are all delivered, more than a buffer of them too, each before its FIN."""
+    bench = make()
+    message = os.urandom(3 * BUFFER_BYTES + 5)
+    with bench.accept() as client:
+        bench.turn()
+        client.sendall(message)
+        client.shutdown(socket.SHUT_WR)
+        bench.remotes[0].sendall(message[::-1])
+        bench.remotes[0].shutdown(socket.SHUT_WR)
+        bench.turn()
+        assert bench.remotes[0].makefile("rb").read() == message
+        assert client.makefile("rb").read() == message[::-1]
+    assert bench.relay.live == 0
+
+
+def test_a_pipe_that_met_a_dead_socket_is_not_lent_again(make: Callable[..., Bench]) -> None:
+    """What was spliced for a backend that has just gone stays in that pipe, and ends with it."""
+    bench = make(1)
+    with bench.accept() as client:
+        bench.turn()
+        (up,) = [half for half in bench.relay.halves.values() if half.side == CLIENT]
+        up.bulk = True
+        client.sendall(b"secret")
+        bench.remotes[0].close()
+        bench.relay.event(up, select.EPOLLIN)
+        assert (bench.relay.live, bench.pipes.count) == (0, 0)
 
 
 def test_a_refusing_backend_is_passed_over(make: Callable[..., Bench]) -> None:
