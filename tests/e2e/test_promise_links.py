@@ -65,6 +65,21 @@ def test_a_device_that_goes_down_and_up_serves_again(served: Rig) -> None:
     assert served.daemon.poll() is None
 
 
+def test_a_link_that_is_down_makes_no_address_a_foreign_one(rig: Rig) -> None:
+    """The kernel takes the device's routes away with it: also with `--off-subnet refuse` nobody is refused for that."""
+    box = rig.lan.balancer
+    rig.start("--off-subnet", "refuse")
+    rig.apply("own", loadBalancerIP=VIP)
+    rig.serve_service("own", 1)
+    rig.wait("published", lambda: rig.ingress("own") == [VIP])
+    box.ip("link", "set", "eth0", "down")
+    rig.wait("it is noticed", lambda: bool(rig.log_events("link.changed")))
+    box.ip("link", "set", "eth0", "up")
+    rig.wait("served", lambda: rig.ask(VIP) == "n1")
+    assert not [event for event in rig.log_events("service.event") if event["level"] != "info"]
+    assert rig.held() == {VIP}
+
+
 def test_a_changed_default_address_is_followed(served: Rig) -> None:
     """The host gets another address of its own: Services that share it move, in the status too; others stay."""
     box = served.lan.balancer

@@ -69,8 +69,8 @@ def _inside(address: Ip, net: Net) -> bool:
 
 
 def _off_subnet(address: Ip, host: HostFacts) -> bool:
-    """Is it outside of everything that the device reaches on its own link?"""
-    return address not in host.own and not any(_inside(address, net) for net in host.on_link)
+    """Is it outside of everything that the device reaches on its own link? While it is down or missing, who knows."""
+    return host.up and address not in host.own and not any(_inside(address, net) for net in host.on_link)
 
 
 def _off_subnet_text(address: Ip, host: HostFacts) -> str:

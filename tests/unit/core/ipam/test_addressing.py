@@ -63,6 +63,14 @@ def test_off_subnet_addresses_are_noted_or_refused() -> None:
     assert "it has no IPv4 one" in refusal.message
 
 
+def test_nothing_is_off_subnet_while_the_device_is_down() -> None:
+    """The kernel takes the routes away with it: a flap of the link must not turn every Service into a refused one."""
+    down = replace(HOST, up=False, on_link=())
+    world = replace(WORLD, host=down, settings=replace(STAND_ALONE, off_subnet=OffSubnet.REFUSE))
+    assert _judge("203.0.113.7", world) is None
+    assert notices_for(ip("203.0.113.7"), world) == ()
+
+
 def test_the_default_address_is_the_first_of_its_family() -> None:
     """In the kernel's order."""
     host = replace(HOST, own=(ip("2001:db8::2"), ip("192.0.2.2"), ip("192.0.2.3")))
