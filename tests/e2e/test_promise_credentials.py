@@ -8,13 +8,13 @@ import pytest
 
 from tests.controlplane.accounts import ACCOUNT, NAMESPACE
 from tests.controlplane.objects import create_pod
+from tests.e2e import pod
+from tests.e2e.pod import in_a_pod, write_account_folder
 from tests.e2e.rig import DEFAULT, LOADBALANCER, Rig
 
 pytestmark = pytest.mark.e2e
 
 DAEMON = [str(LOADBALANCER), "--linkdevice", "eth0"]
-POD_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
-INTO_A_POD = f'mount -t tmpfs none "$(readlink -f /var/run)" && mkdir -p {POD_FOLDER} && mount --bind "$0" {POD_FOLDER}'
 
 
 def serves(rig: Rig) -> None:
@@ -26,22 +26,9 @@ def serves(rig: Rig) -> None:
     rig.wait("served", lambda: rig.ask(DEFAULT) == "n1")
 
 
-def write_account_folder(rig: Rig, token: str) -> Path:
-    """Lay out what the kubelet mounts into a pod: the token, the cluster's authority, the namespace."""
-    folder = rig.home / "serviceaccount"
-    folder.mkdir()
-    (folder / "token").write_text(token)
-    (folder / "ca.crt").write_bytes((rig.plane.folder / "ca.crt").read_bytes())
-    (folder / "namespace").write_text(NAMESPACE)
-    return folder
-
-
 def launch_in_pod(rig: Rig, folder: Path, *flags: str, environment: Mapping[str, str] | None = None) -> None:
     """Start the daemon with a mount namespace of its own, in which the folder stands where the kubelet puts it."""
-    host, _, port = rig.server.removeprefix("https://").rpartition(":")
-    known = {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}
-    inside = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", f'{INTO_A_POD} && exec "$@"', str(folder)]
-    rig.launch([*inside, *DAEMON, *flags], known | dict(environment or {}))
+    rig.launch([*in_a_pod(folder), *DAEMON, *flags], pod.environment(rig) | dict(environment or {}))
 
 
 def embed(file: Path) -> str:
