@@ -73,7 +73,8 @@ def _judge_files(config: Config) -> list[Finding]:
 
 def is_writable(path: Path) -> bool:
     """May we write there, or make it? A file in its place, or a read-only file system, says no."""
-    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+    # os.path, because a folder that may not be looked into is no error here: it is not writable.
+    nearest = next(place for place in (path, *path.absolute().parents) if os.path.exists(place))  # noqa: PTH110
     return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
 
 

@@ -1,5 +1,6 @@
 """The files that a daemon leaves behind: found by name in our own folders, and removed when nobody uses them."""
 
+import os
 import socket
 import stat
 from collections.abc import Iterable
@@ -15,7 +16,8 @@ from littlelb.web import SOCKET_NAME
 def find_files(config: Config) -> list[Path]:
     """Return the state file, half of one that a crash left, and a socket that nobody listens on."""
     state = config.state_dir / FILE_NAME
-    found = [path for path in (state, state.with_suffix(NEW_SUFFIX)) if path.is_file()]
+    # os.path, because a folder that may not be looked into has nothing that we could remove.
+    found = [path for path in (state, state.with_suffix(NEW_SUFFIX)) if os.path.isfile(path)]  # noqa: PTH113
     status = config.run_dir / SOCKET_NAME
     return [*found, status] if is_dead_socket(status) else found
 
