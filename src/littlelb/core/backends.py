@@ -68,7 +68,7 @@ def _choose_nodes(
     service: Service, port: ServicePort, family: Family, slices: tuple[EndpointSlice, ...], world: World
 ) -> Choice:
     """At most `max_nodes` nodes, each by its first InternalIP of the family."""
-    reachable = {node.name: address for node in world.nodes if (address := _address(node, family)) is not None}
+    reachable = world.node_addresses[family]
     if service.external_traffic_policy_local:
         local = _nodes_with_endpoints(slices)
         reachable = {name: address for name, address in reachable.items() if name in local}
@@ -94,9 +94,14 @@ def _nodes_with_endpoints(slices: tuple[EndpointSlice, ...]) -> frozenset[str]:
     return ready or frozenset(e.node for e in endpoints if e.serving and e.terminating)
 
 
-def _address(node: Node, family: Family) -> Ip | None:
-    """Find a node's first InternalIP of a family."""
-    return next((address for address in node.addresses if family_of(address) is family), None)
+def index_nodes(nodes: Iterable[Node]) -> Mapping[Family, Mapping[str, Ip]]:
+    """Find each node's first InternalIP of each family. A node that says it is on loopback would lead to ourselves."""
+    found: dict[Family, dict[str, Ip]] = {family: {} for family in Family}
+    for node in nodes:
+        for address in node.addresses:
+            if not _never_a_backend(address):
+                found[family_of(address)].setdefault(node.name, address)
+    return found
 
 
 def _choose_pods(
@@ -148,7 +153,7 @@ def _order(backend: Backend) -> tuple[int, int, int]:
 
 def _why_unusable(address: Ip, world: World) -> str:
     """Name why an address is never a backend, or nothing. A VIP would be a loop; our own ports are not for rent."""
-    if _never_a_pod(address):
+    if _never_a_backend(address):
         return "a loopback, link-local, unspecified or multicast address"
     if address in world.vips:
         return "an address that this balancer itself serves"
@@ -157,7 +162,7 @@ def _why_unusable(address: Ip, world: World) -> str:
     return ""
 
 
-def _never_a_pod(address: Ip) -> bool:
+def _never_a_backend(address: Ip) -> bool:
     """Loopback, link-local, unspecified or multicast; by numbers, because this is asked of every endpoint there is."""
     if address.version == 6:
         return address.is_loopback or address.is_link_local or address.is_unspecified or address.is_multicast

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from littlelb.core.backends import Choice, choose_backends, select_nodes
+from littlelb.core.backends import Choice, choose_backends, index_nodes, select_nodes
 from littlelb.core.ipam.addressing import prefix_length
 from littlelb.core.ipam.allocation import allocate
 from littlelb.core.ipam.cases import Docket
@@ -59,7 +59,14 @@ def _compute_all(snapshot: Snapshot, previous: DesiredState | None) -> DesiredSt
     allocations, docket = allocate(snapshot)
     nodes = select_nodes(snapshot.nodes, snapshot.settings.node_selector)
     last = previous.world.nodes if previous is not None and previous.world is not None else ()
-    world = World(snapshot.settings, snapshot.host, nodes or last, not nodes, _addresses(allocations.values()))
+    world = World(
+        settings=snapshot.settings,
+        host=snapshot.host,
+        nodes=nodes or last,
+        node_addresses=index_nodes(nodes or last),
+        stale_nodes=not nodes,
+        vips=_addresses(allocations.values()),
+    )
     fresh = {key: _decide(key, snapshot, allocation, world) for key, allocation in allocations.items()}
     shared = _Shared(allocations, docket, world)
     return replace(_merge(DesiredState(), frozenset(fresh), fresh, shared), touched=None)

@@ -9,6 +9,7 @@ from littlelb.core.model import (
     Announcement,
     Claim,
     EndpointSlice,
+    Family,
     Forward,
     Frontend,
     Grant,
@@ -153,6 +154,8 @@ class World:
     host: HostFacts
     nodes: tuple[Node, ...]
     """Usable nodes (`core.backends.select_nodes`)."""
+    node_addresses: Mapping[Family, Mapping[str, Ip]]
+    """Their names → the address by which each is reached, for all Services at once: there are Services times nodes."""
     stale_nodes: bool
     """No node is usable now: these are the last ones that were."""
     vips: frozenset[Ip]

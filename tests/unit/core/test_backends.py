@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from littlelb.core.backends import Choice, choose_backends, select_nodes
+from littlelb.core.backends import Choice, choose_backends, index_nodes, select_nodes
 from littlelb.core.model import (
     Backend,
     Endpoint,
@@ -34,7 +34,7 @@ def _choose(
     nodes: tuple[Node, ...] = NODES,
     **fields: object,
 ) -> Choice:
-    world = replace(World(settings, HOST, nodes, stale_nodes=False, vips=frozenset()), **fields)  # type: ignore[arg-type]
+    world = replace(World(settings, HOST, nodes, index_nodes(nodes), stale_nodes=False, vips=frozenset()), **fields)  # type: ignore[arg-type]
     return choose_backends(of or service(ports=[port]), port, Family.IPV4, slices, world)
 
 
@@ -85,6 +85,13 @@ def test_mode_and_place_decide_between_nodes_and_pods(settings: Settings, port: 
 def test_from_a_folder_nodes_serve_when_there_is_no_slice() -> None:
     """And pods when there is one."""
     assert _addresses(_choose(NODE_PORT, settings=STAND_ALONE))[0] == "198.51.100.11:30080"
+
+
+def test_a_node_on_loopback_would_lead_to_ourselves() -> None:
+    """Whatever a kubelet says of itself, connections never end on this machine by it; its other addresses count."""
+    odd = Node(name="odd", addresses=(ip("127.0.0.1"), ip("169.254.1.1"), ip("198.51.100.7")))
+    only = Node(name="only", addresses=(ip("127.0.0.1"), ip("::1")))
+    assert [str(b.address) for b in _choose(NODE_PORT, nodes=(odd, only)).backends] == ["198.51.100.7"]
 
 
 def test_at_most_max_nodes_serve_one_service_and_they_are_its_own() -> None:
@@ -213,6 +220,6 @@ def test_no_endpoint_and_faulty_slices_are_said() -> None:
 def test_ipv6_endpoints_of_special_addresses_are_not_used_either() -> None:
     """Loopback, link-local, unspecified, multicast; a plain one is."""
     found = piece("web", ["::1", "fe80::1", "::", "ff02::1", "2001:db8:1::7"], family=Family.IPV6)
-    world = World(INSIDE, HOST, NODES, stale_nodes=False, vips=frozenset())
+    world = World(INSIDE, HOST, NODES, index_nodes(NODES), stale_nodes=False, vips=frozenset())
     choice = choose_backends(service(), POD_PORT, Family.IPV6, (found,), world)
     assert [str(backend.address) for backend in choice.backends] == ["2001:db8:1::7"]
