@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from littlelb.control.state_file import decode_world
 from tests.controlplane.objects import service
 from tests.e2e.load import Load
 from tests.e2e.rig import Rig
@@ -146,7 +147,7 @@ def test_a_crash_and_a_restart_during_the_outage_lose_nothing(rig: Rig) -> None:
     """Workers go on, and the next daemon adopts them by the state file alone; also when the API server returns."""
     rig.start()
     served(rig)
-    rig.wait("the state is on disk", (rig.state_dir / "world.msgpack").exists)
+    rig.wait("the state is on disk", lambda: knows(rig, "web"))
     with under_load(rig):
         rig.plane.api.stop()
         for number in (signal.SIGKILL, signal.SIGUSR2):
@@ -159,6 +160,12 @@ def test_a_crash_and_a_restart_during_the_outage_lose_nothing(rig: Rig) -> None:
         assert not rig.report().daemon.from_state_file
     assert rig.stop() == 0
     assert rig.held() == set()
+
+
+def knows(rig: Rig, name: str) -> bool:
+    """Is a Service of the test, with what it was granted, in the state file?"""
+    path = rig.state_dir / "world.msgpack"
+    return path.exists() and f"{rig.namespace}/{name}" in decode_world(path.read_bytes()).grants
 
 
 def serving_from_file(rig: Rig) -> bool:

@@ -33,9 +33,10 @@ WITHDRAW_SECONDS = 7.0
 """What a withdrawal may take beside the drain."""
 WITHDRAW_WRITES_PER_SECOND = 200
 """Withdrawing writes two or three times on each Service, and somebody waits for the exit."""
-SETTLE_SECONDS = 0.5
-"""A crash costs the memory of so much; with many changes, of SAVE_SECONDS."""
-SAVE_SECONDS = 5.0
+SAVE_SECONDS = 0.5
+"""A crash while the API server is away costs the memory of so much."""
+SAVE_PAUSES = 20
+"""Saving takes at most a twentieth of the time, however much changes."""
 COUNT_SECONDS = 5.0
 PROGRESS_SECONDS = 2.0
 CONFIG_SECONDS = 2.0
@@ -177,13 +178,15 @@ class Daemon:
         await asyncio.Event().wait()
 
     async def _save(self) -> None:
-        """Write the state file soon after the world has changed, and then not again for some seconds."""
+        """Write the state file soon after the world has changed; the larger it is, the later."""
+        pause = SAVE_SECONDS
         while True:
-            await self._clock.sleep(SETTLE_SECONDS)
+            await self._clock.sleep(pause)
             if self._parts.source.synced and self._parts.changed_since_save():
+                began = self._clock.monotonic()
                 content = self._parts.encode_state(self._clock.now())
                 await asyncio.to_thread(self._parts.state_file.write, content)
-                await self._clock.sleep(SAVE_SECONDS)
+                pause = max(SAVE_SECONDS, SAVE_PAUSES * (self._clock.monotonic() - began))
 
     async def _count(self) -> None:
         """Ask the workers how many connections there are."""
