@@ -20,7 +20,6 @@ WITHOUT = {
 
 COVERED = {
     "src/littlelb/app/daemon.py": "tests/lab/test_demo.py",
-    "src/littlelb/app/signals.py": "tests/lab/test_demo.py",
     "src/littlelb/app/clock.py": "tests/lab/test_demo.py",
     "src/littlelb/app/commands/cleanup.py": "tests/lab/test_stand_alone_commands.py",
     "tools/demo.py": "tests/lab/test_demo.py",

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from enum import StrEnum
 
 
@@ -22,8 +23,9 @@ AT_ONCE = 3
 class StopSignals:
     """Hears SIGTERM, SIGINT and SIGUSR2."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Listen from now on."""
+    def __init__(self, loop: asyncio.AbstractEventLoop, leave: Callable[[int], object] = os._exit) -> None:
+        """Listen from now on; `leave` ends the process with an exit code, whatever it is doing."""
+        self._leave = leave
         self._first: asyncio.Future[Stop] = loop.create_future()
         for number, stop in (
             (signal.SIGTERM, Stop.TERMINATE),
@@ -38,5 +40,6 @@ class StopSignals:
 
     def _hear(self, stop: Stop) -> None:
         if self._first.done():
-            os._exit(AT_ONCE)
+            self._leave(AT_ONCE)
+            return
         self._first.set_result(stop)
