@@ -3,6 +3,7 @@
 import pytest
 
 from tests.controlplane.admin import Object
+from tests.controlplane.objects import service
 from tests.e2e.rig import DEFAULT, Rig
 
 pytestmark = pytest.mark.e2e
@@ -123,6 +124,25 @@ def test_an_address_that_is_no_longer_asked_for_gives_way_to_the_default_one(rig
     rig.wait("moved", lambda: rig.ingress("web") == [DEFAULT] and rig.held() == set())
     assert rig.ask(DEFAULT) == "n1"
     assert rig.ask(VIP) == ""
+
+
+def test_of_many_changes_the_last_one_counts(rig: Rig) -> None:
+    """Types, addresses and ports in haste, faster than they can be followed: in the end it is as if none had been."""
+    rig.start()
+    rig.serve(1, 30000, 30001)
+    for number in range(12):
+        rig.apply("web", loadBalancerIP=f"203.0.113.{20 + number}", ports=ports(80 + number % 2))
+        if number % 3 == 1:
+            rig.apply("web", type="ClusterIP")
+        if number % 5 == 4:
+            rig.plane.admin.delete(service("web", rig.namespace))
+            rig.plane.admin.wait(service("web", rig.namespace), lambda found: found is None)
+    rig.apply("web", loadBalancerIP=VIP, ports=ports(80))
+    rig.wait("published", lambda: rig.ingress("web") == [VIP])
+    rig.wait("settled", lambda: rig.held() == {VIP} and rig.condition("web")["status"] == "True")
+    assert (rig.ask(VIP), rig.ask(VIP, 81)) == ("n1", "")
+    rig.delete("web")
+    rig.wait("gone", lambda: rig.held() == set())
 
 
 # --- ports -----------------------------------------------------------------------------------------------------------
