@@ -2,7 +2,7 @@
 
 import asyncio
 
-from littlelb.kube.writes.budget import TokenBucket, make_write_budget
+from littlelb.kube.writes.budget import TokenBucket, make_claim_budget, make_write_budget
 from tests.unit.kube.conftest import StillClock
 
 
@@ -15,6 +15,17 @@ async def test_a_burst_goes_at_once_and_the_rest_in_turn(clock: StillClock) -> N
     for _ in range(60):
         await budget.take()
     assert round(clock.elapsed, 6) == 3.0
+
+
+async def test_finalizers_have_a_pace_of_their_own(clock: StillClock) -> None:
+    """The loop waits for them: however many statuses and Events are queued, 200 go at once."""
+    writes, claims = make_write_budget(clock), make_claim_budget(clock)
+    while writes.try_take():
+        pass
+    for _ in range(200):
+        await claims.take()
+    assert clock.elapsed == 0
+    assert not claims.try_take()
 
 
 def test_an_empty_bucket_gives_nothing_until_time_has_passed(clock: StillClock) -> None:
