@@ -89,7 +89,8 @@ class Crew:
                 self.members.append(member)
             else:
                 self.elders.append(member)
-            _log.info("pipe.worker_found", pid=member.hello.pid, version=member.hello.version, fits=member.hello.fits)
+            say = _log.info if tidy else _log.debug  # a command that only looks has its own answer to print
+            say("pipe.worker_found", pid=member.hello.pid, version=member.hello.version, fits=member.hello.fits)
 
     async def _meet(self, name: str, *, tidy: bool = True) -> Member | None:
         try:
