@@ -62,11 +62,16 @@ class Reconciler:
         self._shown = DesiredState()
         self._linger = Linger()
         self._outcome = Outcome()
+        self._removing = True
         self._number = 0
 
-    def use(self, targets: Sequence[AnyTarget]) -> None:
-        """Work with these targets from the next pass on, which is to be a full one."""
+    def use(self, targets: Sequence[AnyTarget], *, removing: bool = True) -> None:
+        """Work with these targets from the next pass on, which is to be a full one.
+
+        Not `removing`: what is not known to be wanted stays, because what is known may be old.
+        """
         self._targets = sorted(targets, key=lambda target: target.phase)
+        self._removing = removing
 
     @property
     def state(self) -> DesiredState:
@@ -94,7 +99,7 @@ class Reconciler:
 
     async def withdraw(self) -> PassResult:
         """Take away everything that bears our mark, in order; the addresses of draining flows stay until they end."""
-        self._decided = None
+        self._decided, self._removing = None, True
         result = await self._apply(DesiredState(), Outcome(), full=True)
         self._store.tell_grants(dict.fromkeys(list(self._store.grants)))
         return result
@@ -102,7 +107,8 @@ class Reconciler:
     async def _apply(self, state: DesiredState, outcome: Outcome, *, full: bool) -> PassResult:
         started, before = self._clock.monotonic(), self._shown
         observed = await self._observe(state, outcome, full=full)
-        await self._tear_down(state, observed, outcome)
+        if self._removing:
+            await self._tear_down(state, observed, outcome)
         state = await self._bring_up(state, observed, outcome)
         self._number += 1
         self._shown = state
@@ -185,6 +191,8 @@ class Reconciler:
             touched.services if touched is not None else state.decisions.keys() | self._store.grants.keys()
         )
         grants = {key: self._grant(key, state, failures) for key in keys}
+        if not self._removing:
+            grants = {key: grant for key, grant in grants.items() if grant is not None}
         waiting = [key for key in grants if key in state.decisions and self._moved(key, state, grants)]
         self._store.tell_grants(grants, waiting)
         for subject, failure in failures.items():

@@ -387,6 +387,42 @@ def test_targets_that_come_later_are_served_by_a_full_pass() -> None:
     _run(scenario)
 
 
+def test_what_may_be_old_removes_nothing() -> None:
+    """What is served and an old list of Services does not name stays, with whoever holds it, until a new one came."""
+
+    async def scenario(machine: Machine) -> None:
+        targets = list(machine.targets.values())
+        machine.put(service("web", VIP), service("api", OTHER))
+        await machine.go(full=True)
+        machine.reconciler.use(targets, removing=False)
+        machine.store.services.remove("default/web")
+        machine.put(service("new", "203.0.113.9"))
+        await machine.go(full=True)
+        assert machine.addresses == {VIP, OTHER, "203.0.113.9"}
+        assert machine.store.grants.keys() == {"default/web", "default/api", "default/new"}
+        machine.reconciler.use(targets)
+        await machine.go(full=True)
+        assert machine.addresses == {OTHER, "203.0.113.9"}
+        assert machine.store.grants.keys() == {"default/api", "default/new"}
+
+    _run(scenario)
+
+
+def test_withdrawing_removes_also_what_an_old_list_did_not_name() -> None:
+    """Who stops has to leave nothing behind, whatever was known."""
+
+    async def scenario(machine: Machine) -> None:
+        machine.put(service("web", VIP))
+        await machine.go(full=True)
+        machine.reconciler.use(list(machine.targets.values()), removing=False)
+        machine.store.services.remove("default/web")
+        await machine.go(full=True)
+        await machine.reconciler.withdraw()
+        assert machine.addresses == set()
+
+    _run(scenario)
+
+
 def test_a_grant_remembers_since_when() -> None:
     """As long as the addresses stay; a new address is held since it was granted."""
 
