@@ -216,7 +216,7 @@ class Box(Site):
 
     def _ready(self) -> bool:
         assert self.daemon is not None
-        assert self.daemon.poll() is None, f"the daemon ended with {self.daemon.returncode}"
+        assert self.daemon.poll() is None, f"it ended with {self.daemon.returncode}\n{self.log_text()[-4000:]}"
         return self.lan.balancer.call(lambda: fetch("127.0.0.1", 7480, "/readyz")) == "ok"
 
     def wait_serving(self, key: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.box import BACKENDS, Box, both, endpoints, render, service
+from tests.lab.box import BACKENDS, BACKENDS_V6, Box, both, endpoints, render, service
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(90)]
 WEB = "203.0.113.10"
@@ -158,3 +158,20 @@ def test_a_kill_and_a_lost_state_file_change_nothing_for_clients(box: Box) -> No
     assert "held by demo/web" in box.reasons("demo/older")
     assert "pipe.worker_started" not in box.log_text().rpartition("daemon.started")[2]
     assert box.ask(WEB)
+
+
+def test_ipv6_addresses_are_served_by_ipv6_backends(box: Box) -> None:
+    """Both families beside each other: each address is answered by endpoints of its own family, and goes with them."""
+    six = "2001:db8:0:113::a"
+    dual = service("dual", annotations={"littlelb.io/addresses": f"{WEB},{six}"})
+    box.write("dual.yaml", dual, endpoints("dual", BACKENDS[0]), endpoints("dual", BACKENDS_V6[1]))
+    box.write("six.yaml", service("six", "2001:db8:0:113::b"), endpoints("six", *BACKENDS_V6))
+    box.start()
+    box.wait("IPv6 is answered by both", lambda: box.answers("2001:db8:0:113::b") == {"n1", "n2"})
+    box.wait("both families answer", lambda: (box.answers(WEB), box.answers(six)) == ({"n1"}, {"n2"}))
+    assert box.held() == {WEB, six, "2001:db8:0:113::b"}
+    assert box.json("plan") == {"lines": [], "refused": [], "errors": []}
+    box.write("dual.yaml", service("dual", WEB), endpoints("dual"))
+    box.wait("the IPv6 address is gone", lambda: box.held() == {WEB, "2001:db8:0:113::b"})
+    box.wait("IPv4 is answered by both", lambda: box.answers(WEB) == {"n1", "n2"})
+    assert box.ask(six) == ""
