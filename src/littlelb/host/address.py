@@ -110,7 +110,7 @@ class AddressTarget:
         return {key: value for key in keys if (value := self._held.get(key) or self._used.get(key)) is not None}
 
     async def apply(self, changes: Changes[Ip, Placement]) -> Mapping[Ip, Failure]:
-        """Remove, then change, then ask the LAN and add; each address by itself."""
+        """Remove, then change and repair, then ask the LAN and add; each address by itself."""
         failures: dict[Ip, Failure] = {}
         for address in changes.remove:
             await self._attempt(address, None, failures)
@@ -121,16 +121,18 @@ class AddressTarget:
         anew = {address: want for address, want in changes.change.items() if self._used.pop(address, None)}
         try:
             links = {link.name: link for link in await self._table.read_links()}
-            conflicts = await self._ask({**changes.add, **anew}, links)
+            strangers = await self._find_strangers({**changes.add, **anew}, links)
+            # What is put back does not wait for answers of the LAN.
+            for address in [address for address in wanted if address not in strangers]:
+                await self._settle(address, wanted.pop(address), links, failures)
+            conflicts = await self._ask(strangers)
         except OSError as error:
             return failures | {address: explain(error, address, want.device) for address, want in wanted.items()}
         for address, want in wanted.items():
-            if want.device not in links:
-                failures[address] = _missing(address, want.device)
-            elif address in conflicts:
+            if address in conflicts:
                 failures[address] = _conflict(address, conflicts[address])
-            elif address not in self._used:
-                await self._attempt(address, (want, links[want.device]), failures)
+            else:
+                await self._settle(address, want, links, failures)
         return failures
 
     async def renew(self) -> None:
@@ -172,17 +174,28 @@ class AddressTarget:
         self._used = {ip: want for ip, want in self._used.items() if (ip, want.device) in unmarked}
         self._known |= self._held.keys()
 
-    async def _ask(self, added: Mapping[Ip, Placement], links: Mapping[str, Link]) -> Mapping[Ip, str]:
+    async def _settle(
+        self, address: Ip, want: Placement, links: Mapping[str, Link], failures: dict[Ip, Failure]
+    ) -> None:
+        if want.device not in links:
+            failures[address] = _missing(address, want.device)
+        elif address not in self._used:
+            await self._attempt(address, (want, links[want.device]), failures)
+
+    async def _find_strangers(self, added: Mapping[Ip, Placement], links: Mapping[str, Link]) -> Mapping[Ip, Placement]:
+        """Select those that we have never held and this machine has not: others may have them."""
         candidates = {ip: want for ip, want in added.items() if ip not in self._used and want.device in links}
         here = await self._read_local(candidates.keys())
         if here:
             await self._notice_used({address: added[address] for address in here}, links)
-        strangers: dict[str, set[Ip]] = {}
-        for address, want in candidates.items():
-            if address not in here and address not in self._known:
-                strangers.setdefault(want.device, set()).add(address)
+        return {ip: want for ip, want in candidates.items() if ip not in here and ip not in self._known}
+
+    async def _ask(self, strangers: Mapping[Ip, Placement]) -> Mapping[Ip, str]:
+        by_device: dict[str, set[Ip]] = {}
+        for address, want in strangers.items():
+            by_device.setdefault(want.device, set()).add(address)
         conflicts: dict[Ip, str] = {}
-        for device, addresses in strangers.items():
+        for device, addresses in by_device.items():
             conflicts.update(await self._prober.probe(device, frozenset(addresses)))
         return conflicts
 

@@ -93,6 +93,22 @@ async def test_repair_and_adoption_ask_nobody(kernel: FakeKernel) -> None:
     assert ONE in await make_so(target, on("eth0", ONE))
 
 
+async def test_a_repair_does_not_wait_for_the_answers_of_the_lan(kernel: FakeKernel) -> None:
+    """While somebody is asked for a new address, what we held is back already."""
+    held: list[set[Ip]] = []
+
+    class Watching(Lan):
+        async def probe(self, device: str, addresses: frozenset[Ip]) -> "Mapping[Ip, str]":
+            held.append({entry.address for entry in kernel.addresses})
+            return await super().probe(device, addresses)
+
+    target = AddressTarget(kernel, Watching())
+    await make_so(target, on("eth0", ONE))
+    kernel.addresses = []
+    assert await make_so(target, on("eth0", ONE, TWO)) == {}
+    assert held == [set(), {ONE}]
+
+
 async def test_foreign_address_is_used(kernel: FakeKernel) -> None:
     """It reads as held as long as it is there, is never removed, and is replaced by ours when it goes."""
     theirs = Address(ONE, 24, 2, marked=False)
