@@ -47,8 +47,8 @@ test: setup-dev ## all tiers: unit contract golden lab e2e; one that cannot run 
 unit contract golden lab e2e: setup-dev ## one tier by itself
 	@$(PY) -m tools.run_tiers $@
 
-bench: setup-dev ## run every script in bench/
-	@set -e; for script in bench/*.py; do echo "== $$script"; $(PY) "$$script"; done
+bench: setup-dev ## measure what is promised, 25 minutes; SHORT=1 on a small scale, ONLY="decide sync" some of it
+	@$(PY) -m bench $(if $(SHORT),--short) $(ONLY)
 
 docs: setup-dev ## write the generated pages of docs/reference anew
 	@$(PY) -m tools.gen_reference

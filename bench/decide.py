@@ -16,7 +16,7 @@ import logging
 import pstats
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, ip_address, ip_network
 from random import Random
 from typing import Any
@@ -237,18 +237,18 @@ async def profile(options: argparse.Namespace) -> None:
     pstats.Stats(watcher, stream=sys.stdout).sort_stats("tottime").print_stats(25)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> list[Figure]:
     """Measure, print, and write the dated result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("services", 10_000), ("nodes", 100), ("times", 1_000)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--profile", choices=[*KINDS, "cold"])
     parser.add_argument("--trial", action="store_true", help="write no result")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))  # as without --debug
     if options.profile:
         asyncio.run(profile(options))
-        return
+        return []
     figures = asyncio.run(measure(options))
     note = (
         f"{options.services:,} LoadBalancer Services with an address each, two ports and 2 to 9 endpoints; "
@@ -256,6 +256,7 @@ def main() -> None:
         f"Objects that the garbage collector watches at the end: {len(gc.get_objects()):,}."
     )
     report("decide", "Deciding", figures, [note], keep=not options.trial)
+    return figures
 
 
 if __name__ == "__main__":

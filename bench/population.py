@@ -21,8 +21,6 @@ from tests.controlplane.admin import tls_context
 
 WRITERS: Final = 16
 """More would not be faster: the API server allocates one cluster IP after the other."""
-FEW: Final = 200
-"""So many Services have the class `FEW_CLASS`."""
 FEW_CLASS: Final = "littlelb.io/few"
 FINALIZER: Final = "service.kubernetes.io/load-balancer-cleanup"
 
@@ -43,16 +41,21 @@ async def connect(server: str, folder: Path) -> AsyncIterator[Api]:
         await transport.close()
 
 
+def few(count: int) -> int:
+    """Of so many Services, how many have the class `FEW_CLASS`."""
+    return min(200, count // 2)
+
+
 def render_services(count: int) -> Iterator[tuple[Reference, dict[str, Any]]]:
     """Services with an annotation of 2 KiB as kubectl leaves it."""
     for number in range(count):
         annotations = {"kubectl.kubernetes.io/last-applied-configuration": "x" * 2_048}
         spec: dict[str, Any] = {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": False}
         spec |= {"ports": [{"name": "http", "port": 80}], "loadBalancerIP": vip(number)}
-        if number < FEW:
+        if number < few(count):
             spec["loadBalancerClass"] = FEW_CLASS
         meta: dict[str, Any] = {"name": f"svc-{number}", "annotations": annotations}
-        if number < FEW:
+        if number < few(count):
             meta["finalizers"] = [FINALIZER]
         yield Reference(SERVICES, "default"), {"metadata": meta, "spec": spec}
 

@@ -13,7 +13,7 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -267,13 +267,13 @@ def measure(plane: ControlPlane, options: argparse.Namespace) -> list[Figure]:
     return figures
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> list[Figure]:
     """Measure, print, and write the dated result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--outage", type=float, default=60.0, help="seconds")
     parser.add_argument("--trial", action="store_true", help="write no result")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
     with ControlPlane(build.ensure(print)) as plane:
         figures = measure(plane, options)
@@ -282,6 +282,7 @@ def main() -> None:
         "An address is probed for 0.6 s before it is first held; a look at a closed address takes up to 0.25 s."
     )
     report("reaction", "Reaction", figures, [note], keep=not options.trial)
+    return figures
 
 
 if __name__ == "__main__":

@@ -18,20 +18,20 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from random import Random
 from threading import Event, Thread
-from typing import Any, Generic, Self
+from typing import Final, Generic, Self
 
 import structlog
 
 from bench.population import (
-    FEW,
     FEW_CLASS,
     connect,
+    few,
     fill,
     put_finalizers,
     render_nodes,
@@ -150,7 +150,7 @@ async def populate(plane: ControlPlane, options: argparse.Namespace) -> None:
 async def claim(plane: ControlPlane, services: int) -> None:
     """Put our finalizer on all Services but the few."""
     async with connect(plane.server, plane.folder) as api:
-        print(f"finalizers put on in {await put_finalizers(api, range(FEW, services)):.0f} s", flush=True)
+        print(f"finalizers put on in {await put_finalizers(api, range(few(services), services)):.0f} s", flush=True)
 
 
 async def measure_reader(plane: ControlPlane, runs: int) -> list[Figure]:
@@ -202,14 +202,6 @@ class Pulse:
         self._thread.join()
 
 
-@contextmanager
-def phase(name: str) -> Any:
-    """Say what is being done, and how long it took."""
-    began = time.monotonic()
-    yield
-    print(f"{name}: {time.monotonic() - began:.1f} s", flush=True)
-
-
 def pss_mib(pid: int) -> float:
     """Proportional set size: shared pages are divided among those who share them."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
@@ -238,61 +230,92 @@ def logged_at(rig: Rig, event: str) -> float:
     return datetime.fromisoformat(rig.log_events(event)[-1]["timestamp"]).timestamp()
 
 
-def measure_daemon(
-    plane: ControlPlane, name: str, flags: tuple[str, ...], expected: int, *, restart: bool
-) -> list[Figure]:
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a daemon is to serve of the cluster."""
+
+    flags: tuple[str, ...]
+    expected: int
+    """So many addresses."""
+    outage: float | None
+    """The API server is away for so many seconds; None: it is not."""
+
+    @property
+    def name(self) -> str:
+        """For the table."""
+        return f"daemon, {self.expected:,} served"
+
+
+GOALS: Final = {"everything listed": 4.0, "RSS of the daemon": 260.0, "serving again after the API's return": 8.0}
+
+
+def measure_daemon(plane: ControlPlane, load: Load, runs: int, settle: float) -> list[Figure]:
+    """Start it so many times, and put the figures together."""
+    seen: dict[tuple[str, str], list[float]] = {}
+    for _ in range(runs):
+        for (name, unit), values in run_daemon(plane, load, settle).items():
+            seen.setdefault((name, unit), []).extend(values)
+    return [Figure(f"{load.name}: {name}", unit, tuple(v), GOALS.get(name)) for (name, unit), v in seen.items()]
+
+
+def run_daemon(plane: ControlPlane, load: Load, settle: float) -> dict[tuple[str, str], list[float]]:
     """Start it, wait until it serves what it should, and look at it."""
     with Rig(plane, "default") as rig:
         widen(rig)
         started, began = time.time(), time.monotonic()
-        rig.start(*flags, wait=False)
+        rig.start(*load.flags, wait=False)
         with Pulse(rig) as pulse:
             rig.wait("synced", lambda: rig.log_events("source.synced"), PATIENCE_SECONDS)
-            with phase(f"{name}: served {expected:,}"):
-                rig.wait("all held", lambda: held(rig) >= expected, PATIENCE_SECONDS)
+            rig.wait("all held", lambda: held(rig) >= load.expected, PATIENCE_SECONDS)
             served = time.monotonic() - began
-            time.sleep(10)  # the pass after, garbage, the state file
+            print(f"{load.name}: {served:.1f} s", flush=True)
+            time.sleep(settle)
         assert rig.daemon is not None
-        pid, workers = rig.daemon.pid, worker_pids(rig)
-        synced = rig.log_events("source.synced")[-1]["seconds"]
-        figures = [
-            Figure(f"{name}: everything listed", "s", (synced,), 4.0),
-            Figure(f"{name}: from exec to listed", "s", (logged_at(rig, "source.synced") - started,)),
-            Figure(f"{name}: from exec to {expected:,} addresses held", "s", (served,)),
-            Figure(f"{name}: RSS of the daemon", "MiB", (memory_mib("VmRSS", pid),), 260.0),
-            Figure(f"{name}: its peak", "MiB", (memory_mib("VmHWM", pid),)),
-            Figure(f"{name}: PSS of the daemon", "MiB", (pss_mib(pid),)),
-            Figure(f"{name}: PSS of a worker", "MiB", tuple(pss_mib(worker) for worker in workers)),
-            Figure(f"{name}: loop answers while it starts", "s", tuple(pulse.seconds)),
-        ]
-        if restart:
-            figures.append(Figure(f"{name}: serving again after the API's return", "s", (outage(plane, rig),), 8.0))
+        pid = rig.daemon.pid
+        found = {
+            ("everything listed", "s"): [rig.log_events("source.synced")[-1]["seconds"]],
+            ("from exec to listed", "s"): [logged_at(rig, "source.synced") - started],
+            ("from exec to all addresses held", "s"): [served],
+            ("RSS of the daemon", "MiB"): [memory_mib("VmRSS", pid)],
+            ("its peak", "MiB"): [memory_mib("VmHWM", pid)],
+            ("PSS of the daemon", "MiB"): [pss_mib(pid)],
+            ("PSS of each worker", "MiB"): [pss_mib(worker) for worker in worker_pids(rig)],
+            ("answers of its health page meanwhile", "s"): pulse.seconds,
+        }
+        if load.outage is not None:
+            found["serving again after the API's return", "s"] = [outage(plane, rig, load.outage)]
         rig.stop(timeout=120)
-    return figures
+    return found
 
 
-def outage(plane: ControlPlane, rig: Rig) -> float:
-    """Stop the API server for 15 s; from its readiness until a new Service's address is held."""
+def outage(plane: ControlPlane, rig: Rig, seconds: float) -> float:
+    """Stop the API server for a while; from its readiness until a new Service's address is held."""
     plane.api.stop(timeout=20)
-    time.sleep(15)
+    time.sleep(seconds)
     plane.api.start()
     began = time.monotonic()
     address = vip(30_000)
     ports = ({"name": "http", "port": 80, "protocol": "TCP"},)
     wanted = {"loadBalancerIP": address, "loadBalancerClass": FEW_CLASS, "allocateLoadBalancerNodePorts": False}
-    plane.admin.apply(service("after-the-outage", "default", ports, **wanted))
+    late = service("after-the-outage", "default", ports, **wanted)
+    plane.admin.apply(late)
     rig.wait("served after the outage", lambda: f"{address}/" in rig.lan.balancer.ip("-o", "addr"), 60)
-    return time.monotonic() - began
+    took = time.monotonic() - began
+    plane.admin.delete(late)
+    plane.admin.wait(late, lambda left: left is None)
+    return took
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("services", 10_000), ("slices", 20_000), ("nodes", 5_000), ("runs", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--outage", type=float, default=15.0, help="seconds without the API server")
+    parser.add_argument("--settle", type=float, default=10.0, help="seconds from the last address to the memory's size")
     parser.add_argument("--only", choices=["reader", "few", "all"], action="append", help="several times for several")
     parser.add_argument("--trial", action="store_true", help="write no result")
     parser.add_argument("--read", metavar="SERVER", help=argparse.SUPPRESS)
@@ -300,34 +323,37 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> list[Figure]:
     """Run as parent or as child."""
-    options = parse()
+    options = parse(arguments)
     if options.read:
         print(json.dumps(asyncio.run(read(options.read, options.folder))))
-        return 0
-    say: Callable[[str], None] = print
+        return []
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
-    few = ("--load-balancer-class", FEW_CLASS, "--no-class-less")
     only = options.only or ["reader", "few", "all"]
+    some = few(options.services)
+    loads = {
+        "few": Load(("--load-balancer-class", FEW_CLASS, "--no-class-less"), some, options.outage),
+        "all": Load((), options.services - some, None),
+    }
     figures: list[Figure] = []
+    say: Callable[[str], None] = print
     with ControlPlane(build.ensure(say)) as plane:
         asyncio.run(populate(plane, options))
         if "reader" in only:
             figures += asyncio.run(measure_reader(plane, options.runs))
         if "few" in only:
-            figures += measure_daemon(plane, f"daemon, {FEW} served", few, min(FEW, options.services), restart=True)
+            figures += measure_daemon(plane, loads["few"], options.runs, options.settle)
         if "all" in only:
-            rest = options.services - FEW
             asyncio.run(claim(plane, options.services))
-            figures += measure_daemon(plane, f"daemon, {rest:,} served", (), rest, restart=False)
+            figures += measure_daemon(plane, loads["all"], 1, options.settle)
     note = (
         f"{options.services:,} LoadBalancer Services without NodePorts, {options.slices:,} EndpointSlices, "
         f"{options.nodes:,} Nodes on Kubernetes {build.KUBERNETES_VERSION} on the same machine."
     )
     report("sync", "First sync of a large cluster", figures, [note], keep=not options.trial)
-    return 0
+    return figures
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
