@@ -14,9 +14,11 @@ import pytest
 from littlelb.supervisor import EXIT_CONFIG
 
 RUNNER = """
+import signal
 import sys
 from littlelb.supervisor import Backoff, Supervisor
 say = lambda line: print(line, flush=True)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and a shell cannot trap what it got ignored
 sys.exit(Supervisor(sys.argv[1:], say, Backoff(first=0.05, most=5)).run())
 """
 
