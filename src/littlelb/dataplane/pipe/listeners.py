@@ -31,12 +31,20 @@ _IP_TRANSPARENT: Final = 19
 _IPV6_FREEBIND: Final = 78
 
 
+def read_descriptor_limit() -> int:
+    """Return how many descriptors this process may have; its workers have at least as many."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 class Listeners:
     """Sockets by frontend."""
 
-    def __init__(self, name_listener: Callable[[Frontend], str]) -> None:
+    def __init__(
+        self, name_listener: Callable[[Frontend], str], read_limit: Callable[[], int] = read_descriptor_limit
+    ) -> None:
         """`name_listener` says who has a port that we cannot get: `sshd (pid 812)`, or nothing."""
         self._name_listener = name_listener
+        self._read_limit = read_limit
         self._sockets: dict[Frontend, socket.socket] = {}
 
     def __contains__(self, frontend: Frontend) -> bool:
@@ -68,6 +76,8 @@ class Listeners:
         return None
 
     def _bind(self, frontend: Frontend) -> socket.socket:
+        if len(self._sockets) >= self._read_limit() * 3 // 4:  # workers need the rest for connections
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         sock = socket.socket(_family(frontend), socket.SOCK_STREAM | socket.SOCK_CLOEXEC, socket.IPPROTO_TCP)
         try:
             sock.settimeout(0)

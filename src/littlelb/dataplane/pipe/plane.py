@@ -30,7 +30,7 @@ from littlelb.dataplane.pipe.codec import (
 )
 from littlelb.dataplane.pipe.crew import Crew, Member, PipeSettings
 from littlelb.dataplane.pipe.listeners import Listeners, raise_descriptor_limit
-from littlelb.dataplane.pipe.wire import MAX_BACKENDS, Json, WireError, sequence
+from littlelb.dataplane.pipe.wire import MAX_BACKENDS, Json, WireError, integer, sequence
 
 _log = structlog.get_logger(__name__)
 _BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -244,9 +244,12 @@ class PipePlane:
         flows = 0
         for member in [] if self._crew is None else list(self._crew.members):
             pages = await _pages(member, "counters")
-            flows += max(int(str(page.get("flows", 0))) for page in pages)
-            for page in pages:
-                add_counters(total, page.get("frontends"))
+            try:
+                flows += max(integer(page.get("flows", 0), 0, 1 << 31) for page in pages)
+                for page in pages:
+                    add_counters(total, page.get("frontends"))
+            except WireError as error:
+                raise Transient(f"the counters of worker {member.hello.pid} make no sense: {error}") from error
         return total, flows
 
     async def drain(self, seconds: float) -> int:

@@ -56,6 +56,16 @@ def test_an_address_that_is_not_on_the_device_is_bound(listeners: Listeners, add
     assert accepts(listeners.fileno(frontend))
 
 
+def test_listeners_leave_descriptors_for_connections() -> None:
+    """Whoever asks for very many ports cannot take accepting from all others: the port too many fails by itself."""
+    listeners = Listeners(lambda _: "", lambda: 4)
+    assert [listeners.open(free(), accepting=True) for _ in range(3)] == [None, None, None]
+    failure = listeners.open(free(), accepting=True)
+    assert failure is not None
+    assert "no file descriptor is left" in failure.message
+    listeners.release()
+
+
 def test_refusing_keeps_the_port_and_giving_up_frees_it(listeners: Listeners) -> None:
     """Accepting and refusing alternate on one descriptor, nobody else can bind meanwhile; after `close` anybody can."""
     frontend = free()
