@@ -117,6 +117,8 @@ def test_a_service_that_left_while_we_were_down_is_closed_at_the_start(rig: Rig,
     rig.wait("cleared", lambda: not marks(rig))
     assert rig.ask(VIP) == ""
     assert rig.ask("203.0.113.11", 81) == "n2"
+    told = [entry["reason"] for entry in rig.log_events("service.event") if entry["service"].endswith("/stays")]
+    assert told == ["IPAllocated", "EnsuredLoadBalancer"], "a restart is no news"
     rig.delete("stays")
     rig.wait("withdrawn", lambda: is_withdrawn(rig))
 

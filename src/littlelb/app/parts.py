@@ -33,6 +33,7 @@ from littlelb.kube.events import Desk, Recorder
 from littlelb.kube.status import PublishTarget
 from littlelb.kube.writes.budget import TokenBucket, make_write_budget
 from littlelb.kube.writes.deferred import BoundedTarget, DeferredTarget
+from littlelb.kube.writes.patches import observed_publication
 from littlelb.kube.writes.service_writer import Cache, ServiceWriter
 
 log = structlog.get_logger(__name__)
@@ -139,7 +140,8 @@ class Parts:
 
     def after_pass(self, result: PassResult) -> None:
         """Tell the story, and everybody who wants to know."""
-        for happening in tell(result.before, result.after, changed_keys(result.before, result.after)):
+        keys = changed_keys(result.before, result.after)
+        for happening in tell(result.before, result.after, keys, self._shown):
             loud = log.error if happening.failed else log.warning
             say = loud if happening.type is EventType.WARNING else log.info
             say("service.event", service=happening.service, reason=happening.reason, note=happening.note)
@@ -148,6 +150,11 @@ class Parts:
                 self.speech.recorder.record(service, happening.type, happening.reason, happening.action, happening.note)
         for listener in self.on_pass:
             listener(result)
+
+    def _shown(self, key: Key) -> Publication | None:
+        """Find what a Service shows, perhaps since the daemon before this one."""
+        service = self.store.services.items.get(key)
+        return observed_publication(service) if service is not None else None
 
     def _regarded(self, key: Key, result: PassResult) -> Service:
         """Find whom an Event is about; one that is gone by now is named as it was decided last."""

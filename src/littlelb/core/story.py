@@ -4,7 +4,7 @@ Reasons are those the field knows (cloud-provider's service controller, MetalLB)
 working. An Event is written when something changed, not for each pass.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -39,10 +39,18 @@ class Happening:
         return self.reason in {ALLOCATION_FAILED, SYNC_FAILED}
 
 
-def tell(before: DesiredState, after: DesiredState, keys: Iterable[Key]) -> Iterator[Happening]:
-    """Compare two states for some Services."""
+def tell(
+    before: DesiredState,
+    after: DesiredState,
+    keys: Iterable[Key],
+    shown: Callable[[Key], Publication | None] = lambda _key: None,
+) -> Iterator[Happening]:
+    """Compare two states for some Services.
+
+    `shown`: what a Service already shows of which `before` knows nothing; a restart changes nothing for its owner.
+    """
     for key in keys:
-        old, new = before.publications.get(key), after.publications.get(key)
+        old, new = before.publications.get(key) or shown(key), after.publications.get(key)
         if old != new:
             yield from _publication(key, old, new)
         yield from _notices(before.decisions.get(key), after.decisions.get(key))

@@ -3,8 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
+from msgspec import structs
+
 from littlelb.core.desired import compute
-from littlelb.core.model import Service
+from littlelb.core.model import Ingress, Publication, Service
 from littlelb.core.plan import Failure
 from littlelb.core.publication import withhold
 from littlelb.core.state import DesiredState, Snapshot
@@ -23,12 +25,30 @@ def _tell(before: DesiredState, after: DesiredState) -> list[Happening]:
     return list(tell(before, after, changed_keys(before, after)))
 
 
+def replace_ingress(publication: Publication, address: str) -> Publication:
+    """Show another address."""
+    return structs.replace(publication, ingress=(Ingress(ip=address),))
+
+
 def test_a_new_service_is_allocated_and_ensured() -> None:
     """Two Events, in that order, with the address."""
     first, second = _tell(EMPTY, compute(_world(service("web", VIP))))
     assert (first.reason, first.note, first.type) == ("IPAllocated", f"assigned {VIP}", EventType.NORMAL)
     assert (second.reason, second.note) == ("EnsuredLoadBalancer", f"serving on {VIP}")
     assert first.service == "default/web"
+
+
+def test_what_a_service_shows_since_before_a_restart_is_no_news() -> None:
+    """The first pass of a new daemon tells what has changed meanwhile, and nothing else."""
+    after = compute(_world(service("web", VIP), service("moved", OTHER)))
+    since = {"default/web": after.publications["default/web"]}
+    since["default/moved"] = replace_ingress(after.publications["default/moved"], "203.0.113.9")
+    told = list(tell(EMPTY, after, changed_keys(EMPTY, after), since.get))
+    assert [(event.service, event.reason) for event in told] == [
+        ("default/moved", "IPAllocated"),
+        ("default/moved", "UpdatedLoadBalancer"),
+    ]
+    assert told[1].note == f"serving on {OTHER} instead of 203.0.113.9"
 
 
 def test_nothing_new_is_not_told() -> None:
