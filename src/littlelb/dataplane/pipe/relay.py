@@ -26,7 +26,7 @@ _READ: Final = select.EPOLLIN | _HUNG
 _CONNECTING, _OPEN, _CONNECT, _WAIT = State.CONNECTING, State.OPEN, Step.CONNECT, Step.WAIT  # looked up once
 
 Connect = Callable[[Backend], int]
-_readv, _write = os.readv, os.write
+_readv, _write, _IN = os.readv, os.write, select.EPOLLIN
 
 
 class Door(Protocol):
@@ -131,7 +131,7 @@ class Relay:
     def event(self, half: Half, events: int) -> None:
         """Act on what epoll said of the source of `half`: here on a request or an answer that comes and goes."""
         conn = half.conn
-        if events & _HUNG or half.bulk or conn.state is not _OPEN or half.pending or half.other.pending:
+        if events & _READ != _IN or half.bulk or conn.state is not _OPEN or half.pending or half.other.pending:
             self._event_rare(half, events)
             return
         conn.touched = self.now

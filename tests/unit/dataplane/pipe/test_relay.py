@@ -131,6 +131,19 @@ def test_the_last_words_of_both_sides_arrive(make: Callable[..., Bench]) -> None
     assert bench.relay.live == 0
 
 
+def test_readiness_to_write_alone_reads_nothing(make: Callable[..., Bench]) -> None:
+    """The edge that comes when FIN is acknowledged costs no read: only IN, or an end, says that there is something."""
+    bench = make()
+    with bench.accept() as client:
+        bench.turn()
+        (up,) = [half for half in bench.relay.halves.values() if half.side == CLIENT]
+        client.sendall(b"later")
+        bench.relay.event(up, select.EPOLLOUT)
+        assert up.moved == 0
+        bench.relay.event(up, select.EPOLLOUT | select.EPOLLIN)
+        assert up.moved == 5
+
+
 def test_a_pipe_that_met_a_dead_socket_is_not_lent_again(make: Callable[..., Bench]) -> None:
     """What was spliced for a backend that has just gone stays in that pipe, and ends with it."""
     bench = make(1)
