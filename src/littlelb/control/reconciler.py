@@ -193,7 +193,11 @@ class Reconciler:
         grants = {key: self._grant(key, state, failures) for key in keys}
         if not self._removing:
             grants = {key: grant for key, grant in grants.items() if grant is not None}
-        waiting = [key for key in grants if key in state.decisions and self._moved(key, state, grants)]
+        waiting = [
+            key
+            for key in grants
+            if key in state.decisions and (self._moved(key, state, grants) or self._gave_up(key, state))
+        ]
         self._store.tell_grants(grants, waiting)
         for subject, failure in failures.items():
             if failure.reason == Reason.ADDRESS_CONFLICT and not isinstance(subject, str | Frontend):
@@ -213,6 +217,11 @@ class Reconciler:
         if old is not None and grant.addresses <= old.addresses:
             grant = replace(grant, since=old.since)
         return old if grant == old else grant  # the same object: nothing has to be decided again
+
+    def _gave_up(self, key: Key, state: DesiredState) -> bool:
+        """Did it hold something that it no longer asks for? Whoever was refused because of that gets its turn."""
+        old = self._store.grants.get(key)
+        return old is not None and not old.frontends.issubset(f for f, _ in state.decisions[key].forwards)
 
     def _moved(self, key: Key, state: DesiredState, grants: Mapping[Key, Grant | None]) -> bool:
         """Has it just got what it waited for? Then what it kept meanwhile can go."""

@@ -12,7 +12,7 @@ from littlelb.control.reconciler import PassResult, Reconciler, keys_for
 from littlelb.control.store import Store
 from littlelb.core.errors import Transient
 from littlelb.core.interfaces import Phase
-from littlelb.core.model import Service
+from littlelb.core.model import Protocol, Service, ServicePort
 from littlelb.core.plan import Failure
 from littlelb.core.state import DesiredState, Settings, Touched
 from littlelb.testing.fake_target import FakeTarget
@@ -225,6 +225,32 @@ def test_a_failure_is_forgotten_with_what_failed() -> None:
         await machine.go(full=True)
         machine.store.services.remove("default/web")
         assert (await machine.go()).report.known == {}
+
+    _run(scenario)
+
+
+def test_a_port_that_is_given_up_goes_to_who_waits_for_it() -> None:
+    """On a shared address: the holder is edited to another port, or to none that can be served."""
+
+    async def scenario(machine: Machine) -> None:
+        machine.put(service("web", ports=[80, 81]))
+        await machine.go(full=True)
+        machine.put(service("rival", ports=[80]), service("third", ports=[81]))
+        await machine.go()
+        assert {forward.service for forward in machine.targets[Phase.FORWARD].world.values()} == {"default/web"}
+        machine.put(service("web", ports=[82, 81]))
+        wakes = machine.wakes
+        await machine.go()
+        assert machine.wakes > wakes
+        await machine.go()
+        machine.put(service("web", ports=[ServicePort(port=81, protocol=Protocol.UDP)]))
+        await machine.go()
+        await machine.go()
+        served = {str(f): forward.service for f, forward in machine.targets[Phase.FORWARD].world.items()}
+        assert served == {"192.0.2.2 port 80/TCP": "default/rival", "192.0.2.2 port 81/TCP": "default/third"}
+        wakes = machine.wakes
+        await machine.go()
+        assert machine.wakes == wakes
 
     _run(scenario)
 
