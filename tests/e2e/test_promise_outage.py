@@ -162,6 +162,27 @@ def test_a_crash_and_a_restart_during_the_outage_lose_nothing(rig: Rig) -> None:
     assert rig.held() == set()
 
 
+def test_an_old_state_file_takes_nothing_away(rig: Rig) -> None:
+    """A Service that it does not know is served on by the workers; one that went is removed when the API says so."""
+    rig.start()
+    served(rig)
+    rig.wait("the state is on disk", lambda: knows(rig, "web"))
+    old = (rig.state_dir / "world.msgpack").read_bytes()
+    served(rig, "later", LATER)
+    served(rig, "leaving", LEAVING)
+    rig.stop(signal.SIGKILL)
+    rig.plane.admin.delete(service("leaving", rig.namespace))
+    rig.plane.api.stop()
+    (rig.state_dir / "world.msgpack").write_bytes(old)
+    rig.start(wait=False)
+    rig.wait("it serves", lambda: serving_from_file(rig), 20)
+    assert rig.held() == {VIP, LATER, LEAVING}
+    assert rig.answers(VIP) == rig.answers(LATER) == {"n1", "n2"}
+    rig.plane.api.start()
+    rig.wait("caught up", lambda: rig.held() == {VIP, LATER}, SOON_SECONDS)
+    assert rig.answers(VIP) == rig.answers(LATER) == {"n1", "n2"}
+
+
 def knows(rig: Rig, name: str) -> bool:
     """Is a Service of the test, with what it was granted, in the state file?"""
     path = rig.state_dir / "world.msgpack"
