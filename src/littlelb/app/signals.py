@@ -33,6 +33,8 @@ class StopSignals:
             (signal.SIGUSR2, Stop.KEEP),
         ):
             loop.add_signal_handler(number, self._hear, stop)
+        # Until somebody follows the settings: a reload in the middle of a start must not end the process.
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)
 
     async def wait(self) -> Stop:
         """Wait for the first signal."""

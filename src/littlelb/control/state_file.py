@@ -31,6 +31,7 @@ from littlelb.core.state import Snapshot
 VERSION = 1
 FILE_NAME = "world.msgpack"
 NEW_SUFFIX = ".new"
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 MAX_BYTES = 512 * 1024 * 1024
 log = structlog.get_logger(__name__)
 
@@ -186,7 +187,7 @@ class StateFile:
         temporary = self._path.with_suffix(NEW_SUFFIX)
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(temporary, _WRITE, 0o600)
             with open(descriptor, "wb") as file:  # noqa: PTH123  (a descriptor, opened with a mode of its own)
                 file.write(content)
                 file.flush()

@@ -15,7 +15,7 @@ NUMBERS = {signal.SIGTERM: Stop.TERMINATE, signal.SIGINT: Stop.INTERRUPT, signal
 @pytest.fixture
 def restored() -> Iterator[None]:
     """Signals of this process as they were before the test."""
-    before = {number: signal.getsignal(number) for number in NUMBERS}
+    before = {number: signal.getsignal(number) for number in (*NUMBERS, signal.SIGHUP)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -31,6 +31,15 @@ async def test_each_signal_has_its_way_to_go(number: signal.Signals, stop: Stop)
     assert await heard.wait() is stop
     assert await heard.wait() is stop
     assert ended == []
+
+
+@pytest.mark.usefixtures("restored")
+async def test_a_reload_in_the_middle_of_a_start_ends_nothing() -> None:
+    """SIGHUP is ignored until the settings are followed; its default would end the process."""
+    heard = StopSignals(asyncio.get_running_loop())
+    os.kill(os.getpid(), signal.SIGHUP)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await heard.wait() is Stop.TERMINATE
 
 
 @pytest.mark.usefixtures("restored")

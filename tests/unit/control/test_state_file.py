@@ -75,6 +75,17 @@ def test_addresses_that_are_none_make_the_file_unusable(tmp_path: Path) -> None:
     assert StateFile(tmp_path).read() is None
 
 
+def test_no_link_in_the_folder_is_followed(tmp_path: Path) -> None:
+    """Root writes here: a link that somebody else could place must not lead the write elsewhere."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "world.new").symlink_to(victim)
+    file = StateFile(tmp_path)
+    file.write(encode_world(WORLD, GRANTS, 1.0))
+    assert victim.read_text() == "precious"
+    assert file.read() is None
+
+
 def test_a_disk_that_cannot_be_written_is_said_once_and_harms_nothing(tmp_path: Path) -> None:
     """And once more when it works again."""
     blocked = tmp_path / "file"
