@@ -10,11 +10,12 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from littlelb.core.errors import Permanent, Transient
+from littlelb.core.errors import WorldError
 from littlelb.core.interfaces import Clock, Phase, Target
 from littlelb.core.model import Key, Reason
 from littlelb.core.plan import Changes, Failure, Severity
 from littlelb.core.state import DesiredState
+from littlelb.kube.writes.service_writer import failure_from
 
 V = TypeVar("V")
 BATCH_KEYS = 40
@@ -22,18 +23,11 @@ CHUNK_KEYS = 8
 _log = structlog.get_logger(__name__)
 
 
-class DeferredTarget(Generic[V]):
-    """Another target whose changes are applied by a task of their own."""
+class _Around(Generic[V]):
+    """What is the same, whoever applies the changes."""
 
-    def __init__(self, inner: Target[Key, V], on_outcome: Callable[[bool], None]) -> None:
-        """`on_outcome(failed)` is called when a batch failed (True), or when what had failed was made good (False)."""
-        self._inner, self._on_outcome = inner, on_outcome
-        self._removals: dict[Key, V] = {}
-        self._writes: dict[Key, V] = {}
-        self._failed: dict[Key, Failure] = {}
-        self._woken = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
+    def __init__(self, inner: Target[Key, V]) -> None:
+        self._inner = inner
 
     @property
     def phase(self) -> Phase:
@@ -47,6 +41,21 @@ class DeferredTarget(Generic[V]):
     async def observe(self, keys: frozenset[Key] | None) -> Mapping[Key, V]:
         """Answer as the other one does."""
         return await self._inner.observe(keys)
+
+
+class DeferredTarget(_Around[V]):
+    """Another target whose changes are applied by a task of their own."""
+
+    def __init__(self, inner: Target[Key, V], on_outcome: Callable[[bool], None]) -> None:
+        """`on_outcome(failed)` is called when a batch failed (True), or when what had failed was made good (False)."""
+        super().__init__(inner)
+        self._on_outcome = on_outcome
+        self._removals: dict[Key, V] = {}
+        self._writes: dict[Key, V] = {}
+        self._failed: dict[Key, Failure] = {}
+        self._woken = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     async def apply(self, changes: Changes[Key, V]) -> Mapping[Key, Failure]:
         """Take the changes; return what is known to have failed before and is tried again now."""
@@ -101,25 +110,13 @@ class DeferredTarget(Generic[V]):
             self._on_outcome(bool(failed))
 
 
-class BoundedTarget(Generic[V]):
+class BoundedTarget(_Around[V]):
     """Another target whose changes have to be made before anything else goes on, but not at any price."""
 
     def __init__(self, inner: Target[Key, V], clock: Clock, seconds: float = 2.0) -> None:
         """Give each `apply` about so many seconds."""
-        self._inner, self._clock, self._seconds = inner, clock, seconds
-
-    @property
-    def phase(self) -> Phase:
-        """Stand where the other one stands."""
-        return self._inner.phase
-
-    def wanted(self, state: DesiredState) -> Mapping[Key, V]:
-        """Select what the other one wants."""
-        return self._inner.wanted(state)
-
-    async def observe(self, keys: frozenset[Key] | None) -> Mapping[Key, V]:
-        """Answer as the other one does."""
-        return await self._inner.observe(keys)
+        super().__init__(inner)
+        self._clock, self._seconds = clock, seconds
 
     async def apply(self, changes: Changes[Key, V]) -> Mapping[Key, Failure]:
         """Make as many changes as there is time for."""
@@ -141,7 +138,5 @@ class BoundedTarget(Generic[V]):
         except TimeoutError:
             late = Failure(Reason.FAILED, "the API server has not taken our finalizer yet; it is asked again")
             return dict.fromkeys((*add, *remove), late)
-        except Transient as error:
-            return dict.fromkeys((*add, *remove), Failure(Reason.FAILED, str(error)))
-        except Permanent as error:
-            return dict.fromkeys((*add, *remove), Failure(Reason.NOT_PERMITTED, str(error), Severity.PERMANENT))
+        except WorldError as error:
+            return dict.fromkeys((*add, *remove), failure_from(error))
