@@ -98,8 +98,8 @@ _output = click.option(
 )
 
 
-def _read_config(flags: dict[str, str | None], *, device_required: bool = True) -> Config:
-    """Load the configuration, or print every error and exit with 2."""
+def _read_config(flags: dict[str, str | None], *, device_required: bool = True, quiet: bool = True) -> Config:
+    """Load the configuration, or print every error and exit with 2. `quiet`: the log is not what people ask for."""
     names = {option.field: option.name for option in OPTIONS}
     try:
         config = load_config(
@@ -108,7 +108,7 @@ def _read_config(flags: dict[str, str | None], *, device_required: bool = True) 
     except ConfigError as error:
         _complain(error.errors)
         raise SystemExit(2) from None
-    configure_logging(debug=config.debug, log_format=config.log_format)
+    configure_logging(debug=config.debug, quiet=quiet, log_format=config.log_format)
     return config
 
 
@@ -233,7 +233,7 @@ def run(load: Callable[[], Program], /, **flags: str | None) -> None:
     LINKDEVICE, DEBUG and KUBERNETES have no prefix. Flags beat the environment, which beats the file. A boolean may
     stand alone, or as --no-NAME.
     """
-    config = _read_config(flags)
+    config = _read_config(flags, quiet=False)
     raise SystemExit(_report_failure(lambda: load().run(config)))
 
 

@@ -34,13 +34,17 @@ class _Unfailing:
             self._stream.flush()
 
 
-def configure_logging(*, debug: bool, log_format: str = "auto", stream: TextIO | None = None) -> None:
+def configure_logging(
+    *, debug: bool, quiet: bool = False, log_format: str = "auto", stream: TextIO | None = None
+) -> None:
     """Set up structlog, and the standard library's logging (aiohttp, asyncio) from level WARNING.
 
-    `log_format` is `auto` (console at a terminal, else JSON), `console` or `json`; `stream` defaults to stderr.
+    Events are written from level INFO, where `quiet` from WARNING, where `debug` from DEBUG. `log_format` is `auto`
+    (console at a terminal, else JSON), `console` or `json`; `stream` defaults to stderr.
     """
     stream = stream if stream is not None else sys.stderr
     console = log_format == "console" or (log_format == "auto" and stream.isatty())
+    level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
     shared = (
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -50,7 +54,7 @@ def configure_logging(*, debug: bool, log_format: str = "auto", stream: TextIO |
     renderer = _console_renderer(colors=stream.isatty()) if console else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[structlog.contextvars.merge_contextvars, *shared, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if debug else logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Unfailing(stream))),
         cache_logger_on_first_use=False,
     )

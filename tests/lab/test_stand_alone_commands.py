@@ -57,7 +57,8 @@ def test_plan_beside_a_daemon_finds_nothing_to_do(box: Box) -> None:
     box.start()
     box.wait("both are served", lambda: box.ask(WEB) and box.ask("192.0.2.2", 8000))
     assert box.json("plan") == {"lines": [], "refused": [], "errors": []}
-    assert box.command("plan").stdout == "no changes\n"
+    table = box.command("plan")
+    assert (table.stdout, table.stderr) == ("no changes\n", "")
     assert box.answers(WEB) == {"n1", "n2"}
 
 

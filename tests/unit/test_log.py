@@ -82,6 +82,18 @@ def test_debug_level() -> None:
     assert "watch.event" in loud.getvalue()
 
 
+@pytest.mark.parametrize(("debug", "expected"), [(False, ["warning"]), (True, ["debug", "info", "warning"])])
+def test_quiet_commands_write_warnings_only(debug: bool, expected: list[str]) -> None:
+    """People who asked for a table do not get a log beside it, unless they asked for that too."""
+    stream = io.StringIO()
+    configure_logging(debug=debug, quiet=True, stream=stream)
+    log = structlog.get_logger()
+    log.debug("one")
+    log.info("two")
+    log.warning("three")
+    assert [json.loads(line)["level"] for line in stream.getvalue().splitlines()] == expected
+
+
 @pytest.mark.parametrize("log_format", ["console", "json"])
 def test_hostile_fields(log_format: str) -> None:
     """Control characters, line breaks and bidi overrides are escaped, nested ones too; a line stays one line."""
