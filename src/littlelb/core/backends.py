@@ -39,9 +39,9 @@ class Choice:
 
 
 def select_nodes(nodes: Mapping[str, Node], selector: str) -> tuple[Node, ...]:
-    """Find the nodes that may serve, in the order of their names."""
+    """Find the nodes that may serve, in the order of their names; one that joins has no address for a moment."""
     matches = parse_selector(selector)
-    usable = [nodes[name] for name in sorted(nodes) if not nodes[name].leaving and matches(nodes[name].labels)]
+    usable = [node for _, node in sorted(nodes.items()) if node.addresses and not node.leaving and matches(node.labels)]
     return tuple([node for node in usable if node.ready] or usable)
 
 

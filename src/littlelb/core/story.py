@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from msgspec.structs import replace
+
 from littlelb.core.model import Key, Publication
 from littlelb.core.publication import SERVED
 from littlelb.core.state import Decision, DesiredState
@@ -47,10 +49,13 @@ def tell(
 ) -> Iterator[Happening]:
     """Compare two states for some Services.
 
-    `shown`: what a Service already shows of which `before` knows nothing; a restart changes nothing for its owner.
+    `shown`: what a Service already shows of which `before` knows nothing. A restart changes nothing for its owner; but
+    what is wrong is said again, for those who read the log of the new daemon.
     """
     for key in keys:
-        old, new = before.publications.get(key) or shown(key), after.publications.get(key)
+        old, new = before.publications.get(key), after.publications.get(key)
+        if old is None and (old := shown(key)) is not None and _problem(new):
+            old = replace(old, conditions=())
         if old != new:
             yield from _publication(key, old, new)
         yield from _notices(before.decisions.get(key), after.decisions.get(key))

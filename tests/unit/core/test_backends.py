@@ -61,6 +61,14 @@ def test_ready_nodes_are_preferred_and_leaving_ones_never_used() -> None:
     assert [n.name for n in select_nodes({"a": nodes["a"], "d": nodes["d"]}, "")] == ["a"]
 
 
+def test_a_node_that_has_no_address_yet_takes_nobodys_place() -> None:
+    """It joins Ready or not; until it has one, the others count, and if none is left the last ones do."""
+    joining = Node(name="e")
+    assert select_nodes({"e": joining}, "") == ()
+    old = node("a", "198.51.100.1", ready=False)
+    assert select_nodes({"a": old, "e": joining}, "") == (old,)
+
+
 def test_outside_of_the_cluster_nodes_serve_by_their_node_port() -> None:
     """Even if there are slices."""
     assert _addresses(_choose(NODE_PORT, piece())) == ["198.51.100.11:30080", "198.51.100.12:30080"]

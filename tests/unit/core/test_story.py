@@ -39,14 +39,15 @@ def test_a_new_service_is_allocated_and_ensured() -> None:
 
 
 def test_what_a_service_shows_since_before_a_restart_is_no_news() -> None:
-    """The first pass of a new daemon tells what has changed meanwhile, and nothing else."""
-    after = compute(_world(service("web", VIP), service("moved", OTHER)))
-    since = {"default/web": after.publications["default/web"]}
+    """The first pass of a new daemon tells what has changed meanwhile, and again what is wrong."""
+    after = compute(_world(service("web", VIP), service("moved", OTHER), service("wrong", "junk")))
+    since = {key: after.publications[key] for key in ("default/web", "default/wrong")}
     since["default/moved"] = replace_ingress(after.publications["default/moved"], "203.0.113.9")
     told = list(tell(EMPTY, after, changed_keys(EMPTY, after), since.get))
     assert [(event.service, event.reason) for event in told] == [
         ("default/moved", "IPAllocated"),
         ("default/moved", "UpdatedLoadBalancer"),
+        ("default/wrong", "AllocationFailed"),
     ]
     assert told[1].note == f"serving on {OTHER} instead of 203.0.113.9"
 
