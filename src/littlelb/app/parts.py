@@ -94,7 +94,7 @@ class Parts:
             )
             return
         stored, self.stored = self.stored, None
-        self.reconciler.use(self.local_targets)
+        self.reconciler.use(self.local_targets, removing=False)
         self.store.recall(*stored.restore())
         self.from_state_file = True
         log.warning(
