@@ -48,20 +48,21 @@ def allocate(snapshot: Snapshot, previous: DesiredState | None = None) -> Allotm
     docket = _open_docket(snapshot, previous.docket if previous is not None else None)
     books = _Books()
     shared = frozenset(_defaults(tuple(Family), snapshot))
-    for case in docket.cases.values():
+    for key, case in docket.cases.items():
         for address in case.wants if case.settled else case.held:
-            _keep(case, address, shared, books)
+            _keep(key, case, address, shared, books)
     allocations: dict[Key, Allocation] = {}
     for key, case in docket.cases.items():
-        known = _undisputed(case, previous, shared, books) if previous is not None else None
+        known = _undisputed(key, case, previous, shared, books) if previous is not None else None
         allocations[key] = known if known is not None else _settle(case, shared, books, snapshot)
     return Allotment(allocations, docket)
 
 
-def _undisputed(case: Case, previous: DesiredState, shared: frozenset[Ip], books: _Books) -> Allocation | None:
+def _undisputed(
+    key: Key, case: Case, previous: DesiredState, shared: frozenset[Ip], books: _Books
+) -> Allocation | None:
     """Find what was given to an incumbent before, if neither its case nor anybody else's claim makes a difference."""
-    key, docket = case.service.key, previous.docket
-    before = previous.allocations.get(key)
+    before, docket = previous.allocations.get(key), previous.docket
     if before is None or docket is None or not case.settled or before.refusals or docket.cases.get(key) is not case:
         return None
     for frontend in before.frontends:
@@ -74,12 +75,11 @@ def _undisputed(case: Case, previous: DesiredState, shared: frozenset[Ip], books
 def _open_docket(snapshot: Snapshot, last: Docket | None) -> Docket:
     """Open the case of every Service that is ours, or take it over, and order them, oldest first."""
     cluster = index_cluster(snapshot, last.cluster if last is not None else None)
-    kept = {case.service.key: case for case in _unchanged(snapshot, last, cluster)} if last is not None else {}
+    kept = dict(_unchanged(snapshot, last, cluster)) if last is not None else {}
     left = snapshot.services.keys() - kept.keys() if last is None else _reopened(snapshot, last, kept)
     services = (snapshot.services[key] for key in left)
-    opened = [_open_case(s, cluster, snapshot) for s in services if selects(s, snapshot.settings)]
-    ordered = sorted([*kept.values(), *opened], key=lambda case: case.age)
-    return Docket({case.service.key: case for case in ordered}, cluster)
+    opened = {s.key: _open_case(s, cluster, snapshot) for s in services if selects(s, snapshot.settings)}
+    return Docket(dict(sorted((kept | opened).items(), key=lambda entry: entry[1].age)), cluster)
 
 
 def _reopened(snapshot: Snapshot, last: Docket, kept: Mapping[Key, Case]) -> Iterable[Key]:
@@ -88,14 +88,17 @@ def _reopened(snapshot: Snapshot, last: Docket, kept: Mapping[Key, Case]) -> Ite
     return [key for key in keys if key not in kept and key in snapshot.services]
 
 
-def _unchanged(snapshot: Snapshot, last: Docket, cluster: ClusterAddresses) -> Iterator[Case]:
+def _unchanged(snapshot: Snapshot, last: Docket, cluster: ClusterAddresses) -> Iterator[tuple[Key, Case]]:
     """Find the cases in which nothing is new: neither the Service nor its grant, nor whose cluster IP it asks for."""
     dirty, grants = snapshot.dirty.services, snapshot.grants
     new = last.cluster.cluster_ips.items() ^ cluster.cluster_ips.items()
     moved = frozenset(address for text, _ in new if not isinstance(address := parse_address(text), Refusal))
     for key, case in last.cases.items():
-        if key not in dirty and grants.get(key, NO_GRANT) == case.granted and moved.isdisjoint(case.asked):
-            yield case
+        if key in dirty or (moved and not moved.isdisjoint(case.asked)):
+            continue
+        granted = grants.get(key, NO_GRANT)
+        if granted is case.granted or granted == case.granted:
+            yield key, case
 
 
 def _defaults(families: tuple[Family, ...], snapshot: Snapshot) -> tuple[Ip, ...]:
@@ -175,14 +178,14 @@ def _judge_default(service: Service, snapshot: Snapshot) -> Judged:
     return (), found, ()
 
 
-def _keep(case: Case, address: Ip, shared: frozenset[Ip], books: _Books) -> None:
+def _keep(key: Key, case: Case, address: Ip, shared: frozenset[Ip], books: _Books) -> None:
     """Enter what an incumbent goes on holding."""
     if address not in shared:
-        books.owners.setdefault(address, case.service.key)
+        books.owners.setdefault(address, key)
         return
     for frontend in case.grant.frontends:
         if frontend.address == address:
-            books.ports.setdefault(frontend, case.service.key)
+            books.ports.setdefault(frontend, key)
 
 
 def _settle(case: Case, shared: frozenset[Ip], books: _Books, snapshot: Snapshot) -> Allocation:
