@@ -139,6 +139,20 @@ def test_the_second_service_on_a_port_is_refused_naming_the_winner_and_gets_its_
     assert port_errors(rig, "second") in ({}, {80: "", 81: ""})
 
 
+def test_where_nobody_holds_a_port_age_decides_then_uid(rig: Rig) -> None:
+    """Of three that were there before the daemon the oldest is served; of one second, the one with the least uid."""
+    made = [rig.apply(name, **ports(80))["metadata"] for name in ("zebra", "horse", "ape")]
+    winner, *losers = sorted(made, key=lambda one: (one["creationTimestamp"], one["uid"]))
+    rig.start()
+    rig.wait("the winner is published", lambda: rig.ingress(winner["name"]) == [DEFAULT])
+    for loser in losers:
+        rig.wait(
+            f"{loser['name']} is refused",
+            lambda name=loser["name"]: f"held by {rig.namespace}/{winner['name']}" in refusal(rig, name),  # type: ignore[misc]
+        )
+        assert rig.ingress(loser["name"]) == []
+
+
 @pytest.mark.parametrize("listen", [listen_everywhere, listen_on_default])
 def test_a_port_on_which_this_host_listens_is_refused_naming_the_process(rig: Rig, listen: Any) -> None:
     """Otherwise a Service on port 22 would take ssh away; when the process ends, the Service gets the port."""
