@@ -31,7 +31,7 @@ from littlelb.kube.claim import ClaimTarget
 from littlelb.kube.decode import decode_service
 from littlelb.kube.events import Desk, Recorder
 from littlelb.kube.status import PublishTarget
-from littlelb.kube.writes.budget import TokenBucket, make_write_budget
+from littlelb.kube.writes.budget import TokenBucket, make_claim_budget, make_write_budget
 from littlelb.kube.writes.deferred import BoundedTarget, DeferredTarget
 from littlelb.kube.writes.patches import observed_publication
 from littlelb.kube.writes.service_writer import Cache, ServiceWriter
@@ -264,13 +264,14 @@ def _speech(api: ApiParts, store: Store, clock: SystemClock, wires: _Wires) -> S
     budget = make_write_budget(clock)
     cache = Cache(lambda: store.services.items, partial(_told, store))
     writer = ServiceWriter(api.api, budget, decode_service, cache)
+    claimer = ServiceWriter(api.api, make_claim_budget(clock), decode_service, cache)
     desk = Desk(api.api, budget, clock, Random(), os.uname().nodename)  # noqa: S311  (names of Events)
     publish = PublishTarget(writer, clock)
     return Speech(
         parts=api,
         writer=writer,
         budget=budget,
-        claim=BoundedTarget(ClaimTarget(writer), clock),
+        claim=BoundedTarget(ClaimTarget(claimer), clock),
         publish=DeferredTarget(publish, wires.outcome),
         recorder=Recorder(desk),
     )
