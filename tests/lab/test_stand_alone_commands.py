@@ -1,12 +1,14 @@
 """`plan`, `check` and `cleanup` on a folder, with and without a daemon, as tables and as JSON."""
 
+import json
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.lab.box import BACKENDS, Box, both, endpoints, service
+from tests.lab.box import BACKENDS, LOADBALANCER, Box, both, endpoints, service
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(90)]
 WEB = "203.0.113.10"
@@ -227,3 +229,28 @@ def test_status_shows_each_service_as_a_table_and_as_json(box: Box) -> None:
     assert "80/TCP, 8081/TCP" in table
     assert "demo/rival: AddressInUse: " in table
     assert box.command("status", "demo/rival").stdout.count("demo/web") == 1
+
+
+def without_net_admin(box: Box, *words: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command as a user that is root but for the right to change the network."""
+    argv = ["setpriv", "--bounding-set=-net_admin", str(LOADBALANCER), *words]
+    return box.lan.balancer.run(argv, check=False, env=box.environment)
+
+
+def test_what_a_missing_capability_costs_is_said(box: Box) -> None:
+    """`check` names it, `plan` does without it, `cleanup` says what it could not remove, and both tell the remedy."""
+    box.write("web.yaml", *both("web", WEB))
+    box.start()
+    box.wait("web is served", lambda: box.ask(WEB))
+    box.stop(signal.SIGKILL)
+    done = without_net_admin(box, "check", "-o", "json")
+    assert done.returncode == 1
+    (said,) = [entry for entry in json.loads(done.stdout) if entry["subject"] == "capabilities"]
+    assert (said["level"], said["message"].partition(" ")[0]) == ("error", "CAP_NET_ADMIN")
+    assert without_net_admin(box, "plan").stdout == "no changes\n"
+    done = without_net_admin(box, "cleanup")
+    assert done.returncode == 1
+    assert "addresses cannot be removed: Operation not permitted" in done.stderr
+    assert f"removed: listener {FRONTEND}" in done.stderr
+    assert box.held() == {WEB}
+    assert box.command("cleanup").stdout == f"removed: address {WEB}/32 on eth0\n"
