@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from bench.record import Figure, report
+from bench.record import Figure, percentile, report
 from littlelb.control.reconciler import Reconciler
 from littlelb.control.store import Store
 from littlelb.core.desired import compute
@@ -172,15 +172,17 @@ KINDS: dict[str, tuple[str, Callable[[Bench], None], float | None]] = {
 HEAVY = frozenset({"node"})
 
 
-async def sample(bench: Bench, change: Callable[[Bench], None], times: int) -> list[float]:
-    """Milliseconds of each of so many changes; a change that moved nothing where it should would be a broken bench."""
-    found: list[float] = []
+async def sample(bench: Bench, change: Callable[[Bench], None], times: int) -> tuple[list[float], list[float]]:
+    """Milliseconds of each of so many changes, by the clock on the wall and by this process's CPU time."""
+    wall: list[float] = []
+    busy: list[float] = []
     for _ in range(times):
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         change(bench)
         await bench.run_pass()
-        found.append((time.perf_counter() - began) * 1_000)
-    return found
+        wall.append((time.perf_counter() - began) * 1_000)
+        busy.append((time.process_time() - cpu) * 1_000)
+    return wall, busy
 
 
 def cold(bench: Bench, times: int) -> list[float]:
@@ -205,9 +207,9 @@ async def measure(options: argparse.Namespace) -> list[Figure]:
     figures = []
     for key, (name, change, goal) in KINDS.items():
         times = max(3, options.times // 100) if key in HEAVY else options.times
-        values = tuple(await sample(bench, change, times))
-        worst = sorted(values)[-max(1, len(values) // 100)]
-        figures.append(Figure(f"{name} → changes computed", "ms", values, goal, judged=worst))
+        wall, busy = await sample(bench, change, times)
+        figures.append(Figure(f"{name} → changes computed", "ms", tuple(wall), goal, judged=percentile(wall, 0.99)))
+        figures.append(Figure("  by CPU time", "ms", tuple(busy)))
     full = [await timed_full(bench) for _ in range(max(3, options.times // 100))]
     figures.append(Figure("full pass, nothing changed", "ms", tuple(full)))
     figures.append(Figure("cold compute of everything", "ms", tuple(cold(bench, max(3, options.times // 100)))))
@@ -252,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Figure]:
     figures = asyncio.run(measure(options))
     note = (
         f"{options.services:,} LoadBalancer Services with an address each, two ports and 2 to 9 endpoints; "
-        f"{options.nodes:,} Nodes. The goal of the first figure is its p99. "
+        f"{options.nodes:,} Nodes. The goal of the first is for its p99; CPU time leaves other programs out. "
         f"Objects that the garbage collector watches at the end: {len(gc.get_objects()):,}."
     )
     report("decide", "Deciding", figures, [note], keep=not options.trial)
