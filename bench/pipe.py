@@ -1,11 +1,12 @@
 """Our userspace plane against HAProxy: bulk, keep-alive requests and short connections, alternated in one run.
 
-    sudo python bench/pipe.py      about two minutes; needs haproxy, wrk, iperf3 (apt-get install haproxy wrk iperf3)
+    sudo python bench/pipe.py      about three minutes; needs haproxy, wrk, iperf3 (apt-get install haproxy wrk iperf3)
 
 Client, balancer and backend are three network namespaces with veth links between them. Both balancers run at the same
 time in the middle one, with two threads or workers each, on different ports; each workload is measured on one after the
 other, several rounds, in turn. What counts is the ratio of each pair. HAProxy runs twice: with 64 KiB buffers, and
-with its own `splice-auto`.
+with its own `splice-auto`. Throughput on a machine that has other work says little: beside it stands the CPU time that
+each balancer's processes used for a request or a gigabyte.
 """
 
 import asyncio
@@ -18,11 +19,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from littlelb.core.model import Backend, Forward, Frontend, Protocol
 from littlelb.core.plan import Changes
@@ -32,7 +33,7 @@ from littlelb.testing.netns import Namespace, Network, unavailable
 
 VIP: Final = "203.0.113.1"
 SERVER: Final = "198.51.100.2"
-ROUNDS: Final = 3
+ROUNDS: Final = 5
 SECONDS: Final = 2
 WEB: Final = {"pipe": 8001, "haproxy 64k": 8002, "haproxy splice": 8003}
 BULK: Final = {"pipe": 5301, "haproxy 64k": 5302, "haproxy splice": 5303}
@@ -84,26 +85,48 @@ async def serve() -> None:
         }
         failures = await plane.apply(Changes(rules))
         assert not failures, failures
+        print(*plane.pids, flush=True)
         await asyncio.to_thread(sys.stdin.read)
         await plane.stop(keep=False)
 
 
-def bulk(client: Namespace, side: str, streams: int) -> float:
-    """Gbit/s of an upload."""
+class Run(NamedTuple):
+    """One side, once."""
+
+    rate: float
+    """Gbit/s or requests/s."""
+    units: float
+    """Gigabytes or requests in all; after `charge`: the CPU time of one, in ms or us."""
+
+    def charge(self, seconds: float, scale: float) -> "Run":
+        """Turn the number of units into what each cost, when all took so much CPU time; `scale`: 1e3 for ms."""
+        return Run(self.rate, seconds / self.units * scale)
+
+
+def cpu_seconds(pids: Sequence[int]) -> float:
+    """CPU time that these processes have used, all threads, user and system."""
+    stats = [Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split() for pid in pids]
+    return sum(int(fields[11]) + int(fields[12]) for fields in stats) / os.sysconf("SC_CLK_TCK")
+
+
+def bulk(client: Namespace, side: str, streams: int) -> Run:
+    """Gbit/s of an upload, and gigabytes."""
     command = ["iperf3", "-J", "-c", VIP, "-p", str(BULK[side]), "-t", str(SECONDS), "-P", str(streams)]
     answer = json.loads(client.run(command).stdout)
-    return float(answer["end"]["sum_received"]["bits_per_second"]) / 1e9
+    received = answer["end"]["sum_received"]
+    return Run(float(received["bits_per_second"]) / 1e9, float(received["bytes"]) / 1e9)
 
 
-def requests(client: Namespace, side: str, *, close: bool) -> float:
-    """Requests per second of 64 clients."""
+def requests(client: Namespace, side: str, *, close: bool) -> Run:
+    """Requests per second of 64 clients, and how many."""
     command = ["wrk", "-t1", "-c64", f"-d{SECONDS}s", f"http://{VIP}:{WEB[side]}/"]
     out = client.run([*command, "-H", "Connection: close"] if close else command).stdout
-    (line,) = [line for line in out.splitlines() if line.startswith("Requests/sec")]
-    return float(line.split()[1])
+    (rate,) = [line.split()[1] for line in out.splitlines() if line.startswith("Requests/sec")]
+    (count,) = [line.split()[0] for line in out.splitlines() if " requests in " in line]
+    return Run(float(rate), float(count))
 
 
-WORKLOADS: dict[str, tuple[str, Callable[[Namespace, str], float]]] = {
+WORKLOADS: dict[str, tuple[str, Callable[[Namespace, str], Run]]] = {
     "bulk, 1 stream": ("Gbit/s", lambda client, side: bulk(client, side, 1)),
     "bulk, 8 streams": ("Gbit/s", lambda client, side: bulk(client, side, 8)),
     "keep-alive, 64 clients": ("requests/s", lambda client, side: requests(client, side, close=False)),
@@ -128,8 +151,8 @@ def build(net: Network) -> tuple[Namespace, Namespace, Namespace]:
     return client, balancer, backend
 
 
-def start(balancer: Namespace, backend: Namespace, folder: Path) -> subprocess.Popen[bytes]:
-    """Start everything; return the daemon of our plane."""
+def start(balancer: Namespace, backend: Namespace, folder: Path) -> tuple[subprocess.Popen[str], dict[str, list[int]]]:
+    """Start everything; return the daemon of our plane, and who forwards: process ids by side."""
     configurations = {
         "haproxy 64k": HAPROXY.format(
             tune="tune.bufsize 65536", option="", web=WEB["haproxy 64k"], bulk=BULK["haproxy 64k"]
@@ -141,12 +164,22 @@ def start(balancer: Namespace, backend: Namespace, folder: Path) -> subprocess.P
     (folder / "backend.cfg").write_text(BACKEND)
     backend.popen(["haproxy", "-f", str(folder / "backend.cfg"), "-db"])
     backend.popen(["iperf3", "-s"], stdout=subprocess.DEVNULL)
+    command = balancer.command([sys.executable, __file__, "--serve"])
+    daemon = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert daemon.stdout is not None
+    pids = {"pipe": _read_pids(daemon.stdout)}
     for name, text in configurations.items():
         path = folder / f"{name.replace(' ', '-')}.cfg"
         path.write_text(text)
-        balancer.popen(["haproxy", "-f", str(path), "-db"])
-    command = balancer.command([sys.executable, __file__, "--serve"])
-    return subprocess.Popen(command, stdin=subprocess.PIPE)
+        pids[name] = [balancer.popen(["haproxy", "-f", str(path), "-db"]).pid]
+    return daemon, pids
+
+
+def _read_pids(lines: Iterable[str]) -> list[int]:
+    """Find the one line that is nothing but numbers; the others are the plane's log."""
+    return next(
+        [int(word) for word in words] for line in lines if (words := line.split()) and all(map(str.isdigit, words))
+    )
 
 
 def wait_until_served(client: Namespace) -> None:
@@ -158,38 +191,61 @@ def wait_until_served(client: Namespace) -> None:
             assert time.monotonic() < deadline, f"nobody answers on port {port}"
 
 
-def measure(client: Namespace) -> dict[str, dict[str, list[float]]]:
+def measure(client: Namespace, pids: dict[str, list[int]]) -> dict[str, dict[str, list[Run]]]:
     """Run all workloads on all sides in turn."""
-    seen: dict[str, dict[str, list[float]]] = {name: {side: [] for side in WEB} for name in WORKLOADS}
+    seen: dict[str, dict[str, list[Run]]] = {name: {side: [] for side in WEB} for name in WORKLOADS}
     for number in range(ROUNDS):
-        for name, (_, run) in WORKLOADS.items():
+        for name, (unit, run) in WORKLOADS.items():
             for side in list(WEB)[number % 3 :] + list(WEB)[: number % 3]:
-                seen[name][side].append(run(client, side))
+                before = cpu_seconds(pids[side])
+                done = run(client, side)
+                seen[name][side].append(done.charge(cpu_seconds(pids[side]) - before, 1e3 if unit == "Gbit/s" else 1e6))
     return seen
 
 
-def render(seen: dict[str, dict[str, list[float]]]) -> str:
-    """Write the table."""
+def render(seen: dict[str, dict[str, list[Run]]], load: float) -> str:
+    """Write the tables."""
     version = subprocess.run(["haproxy", "-v"], capture_output=True, text=True, check=True).stdout.split()[2]
     lines = [
         f"# Pipe against HAProxy, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "",
         f"Machine: {os.cpu_count()} CPUs, Linux {platform.release()}, Python {platform.python_version()},",
-        f"HAProxy {version}; load average at the end {os.getloadavg()[0]:.1f}.",
+        f"HAProxy {version}; load average {load:.1f} before (other work), {os.getloadavg()[0]:.1f} at the end.",
         f"{ROUNDS} rounds of {SECONDS} s, all sides in turn; medians; a ratio is the median of the pairs of one round",
-        "(lowest to highest). Two workers against two threads. Script: `bench/pipe.py`.",
+        "(lowest to highest). Two workers against two threads, on the two CPUs that client and backend use too.",
+        "Script: `bench/pipe.py`.",
         "",
-        "| workload | pipe | HAProxy, 64 KiB buffers | HAProxy, splice-auto | pipe : 64 KiB | pipe : splice |",
+        *_table(
+            seen,
+            "throughput (a ratio above 1: pipe is faster)",
+            0,
+            {name: unit for name, (unit, _) in WORKLOADS.items()},
+        ),
+        "",
+        *_table(
+            seen,
+            "CPU time of the balancer (a ratio below 1: pipe is cheaper)",
+            1,
+            {name: "ms/GB" if unit == "Gbit/s" else "us/request" for name, (unit, _) in WORKLOADS.items()},
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _table(seen: dict[str, dict[str, list[Run]]], title: str, field: int, units: dict[str, str]) -> list[str]:
+    """One figure of all workloads and sides."""
+    lines = [
+        f"| {title} | pipe | HAProxy, 64 KiB buffers | HAProxy, splice-auto | pipe : 64 KiB | pipe : splice |",
         "|---|---|---|---|---|---|",
     ]
-    for name, (unit, _) in WORKLOADS.items():
-        sides = seen[name]
+    for name, unit in units.items():
+        sides = {side: [run[field] for run in runs] for side, runs in seen[name].items()}
         cells = [f"{statistics.median(sides[side]):,.4g} {unit}" for side in WEB]
         for other in list(WEB)[1:]:
             ratios = [ours / theirs for ours, theirs in zip(sides["pipe"], sides[other], strict=True)]
             cells.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def main() -> None:
@@ -201,10 +257,11 @@ def main() -> None:
         return
     with Network("llbbench") as net, tempfile.TemporaryDirectory() as folder:
         client, balancer, backend = build(net)
-        daemon = start(balancer, backend, Path(folder))
+        daemon, pids = start(balancer, backend, Path(folder))
         try:
             wait_until_served(client)
-            text = render(measure(client))
+            load = os.getloadavg()[0]
+            text = render(measure(client, pids), load)
         finally:
             assert daemon.stdin is not None
             daemon.stdin.close()
