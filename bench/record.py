@@ -105,3 +105,15 @@ def report(name: str, title: str, figures: Sequence[Figure], notes: Sequence[str
     parts += [table, *notes]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{datetime.now(UTC):%Y-%m-%d}-{name}.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def memory_mib(field: str, pid: int | str = "self") -> float:
+    """Read VmRSS or VmHWM of a process."""
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1024
+
+
+def pss_mib(pid: int) -> float:
+    """Proportional set size: shared pages are divided among those who share them."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("Pss:")).split()[1]) / 1024

@@ -39,7 +39,7 @@ from bench.population import (
     render_slices,
     vip,
 )
-from bench.record import Figure, report
+from bench.record import Figure, memory_mib, pss_mib, report
 from littlelb.core.model import EndpointSlice
 from littlelb.kube import decode
 from littlelb.kube.client import ENDPOINT_SLICES, NODES, SERVICES, Api, EventType, Selection
@@ -78,12 +78,6 @@ class Table(Generic[K]):
 
 
 # --- the child: a reader ---------------------------------------------------------------------------------------------
-
-
-def memory_mib(field: str, pid: int | str = "self") -> float:
-    """Read VmRSS or VmHWM of a process."""
-    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 1024
 
 
 async def read(server: str, folder: Path) -> dict[str, float]:
@@ -200,12 +194,6 @@ class Pulse:
     def __exit__(self, *_: object) -> None:
         self._enough.set()
         self._thread.join()
-
-
-def pss_mib(pid: int) -> float:
-    """Proportional set size: shared pages are divided among those who share them."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("Pss:")).split()[1]) / 1024
 
 
 def worker_pids(rig: Rig) -> list[int]:
