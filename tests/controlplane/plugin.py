@@ -83,15 +83,20 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture
 def cluster_namespace(controlplane: ControlPlane) -> Iterator[str]:
-    """Make a namespace; afterwards delete its Services and pods at once, and the namespace at the server's leisure."""
+    """Make a namespace; afterwards delete its Services and pods at once, and the namespace at the server's leisure.
+
+    LoadBalancer Services of every namespace go too: what a failed test left would be served by the daemon of the next.
+    """
     admin = controlplane.admin
     name = f"test-{next(_numbers)}"
     item: Object = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
     admin.create(item)
     yield name
     for kind in ("Service", "Pod"):
-        for found in admin.items("v1", kind, name):
-            _remove(admin, {"apiVersion": "v1", "kind": kind, "metadata": found["metadata"]})
+        for found in admin.items("v1", kind):
+            left = found["metadata"]["namespace"] == name or found["spec"].get("type") == "LoadBalancer"
+            if left:
+                _remove(admin, {"apiVersion": "v1", "kind": kind, "metadata": found["metadata"]})
     admin.delete(item)
 
 
