@@ -135,7 +135,8 @@ class Daemon:
         drain = await self._drain_seconds()
         log.info("daemon.withdraws", drain_seconds=drain)
         if parts.speech is not None:
-            parts.speech.budget.set_pace(WITHDRAW_WRITES_PER_SECOND, 2 * WITHDRAW_WRITES_PER_SECOND)
+            for budget in parts.speech.budgets:
+                budget.set_pace(WITHDRAW_WRITES_PER_SECOND, 2 * WITHDRAW_WRITES_PER_SECOND)
         try:
             async with asyncio.timeout(drain + WITHDRAW_SECONDS):
                 await parts.loop.withdraw(parts.plane.drain)

@@ -45,7 +45,8 @@ class Speech:
 
     parts: ApiParts
     writer: ServiceWriter
-    budget: TokenBucket
+    budgets: tuple[TokenBucket, ...]
+    """Of status and Events, and of finalizers."""
     claim: BoundedTarget[Claim]
     publish: DeferredTarget[Publication]
     recorder: Recorder
@@ -264,13 +265,14 @@ def _speech(api: ApiParts, store: Store, clock: SystemClock, wires: _Wires) -> S
     budget = make_write_budget(clock)
     cache = Cache(lambda: store.services.items, partial(_told, store))
     writer = ServiceWriter(api.api, budget, decode_service, cache)
-    claimer = ServiceWriter(api.api, make_claim_budget(clock), decode_service, cache)
+    claims = make_claim_budget(clock)
+    claimer = ServiceWriter(api.api, claims, decode_service, cache)
     desk = Desk(api.api, budget, clock, Random(), os.uname().nodename)  # noqa: S311  (names of Events)
     publish = PublishTarget(writer, clock)
     return Speech(
         parts=api,
         writer=writer,
-        budget=budget,
+        budgets=(budget, claims),
         claim=BoundedTarget(ClaimTarget(claimer), clock),
         publish=DeferredTarget(publish, wires.outcome),
         recorder=Recorder(desk),
