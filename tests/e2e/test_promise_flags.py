@@ -1,5 +1,7 @@
 """Every flag and environment variable of `run`, in every spelling, is taken by the real daemon and has its effect."""
 
+import signal
+
 import pytest
 
 from littlelb.goflags import OPTIONS
@@ -84,7 +86,7 @@ def test_every_setting_is_taken_in_this_spelling(rig: Rig, form: str) -> None:
     assert rig.answers(VIP) == {"n2"}, "--node-selector, --backends"
     assert f"{VIP}/24" in rig.lan.balancer.ip("addr", "show", "dev", "eth0"), "--prefix"
     for name, reason in REFUSED.items():
-        rig.wait(f"{name} is refused", lambda n=name, r=reason: rig.condition(n)["reason"] == r)  # type: ignore[misc]
+        rig.wait(f"{name} is refused", lambda n=name, r=reason: rig.condition(n).get("reason") == r)  # type: ignore[misc]
     assert rig.held() == {VIP}
     assert not rig.condition("classless"), "--class-less"
     log = rig.log.read_text()
@@ -102,12 +104,27 @@ def test_a_settings_file_is_followed_while_the_daemon_runs(rig: Rig) -> None:
     settings_file.write_text(f"refuse-addresses: [{VIP}/32]\n")
     rig.start("--config", str(settings_file))
     rig.apply("web", loadBalancerIP=VIP)
-    rig.wait("refused", lambda: rig.condition("web")["reason"] == "ForbiddenAddress")
+    rig.wait("refused", lambda: rig.condition("web").get("reason") == "ForbiddenAddress")
     settings_file.write_text("refuse-addresses: []\n")
     rig.wait("served", lambda: rig.ingress("web") == [VIP])
     settings_file.write_text("refuse-addresses: [nonsense]\n")
     rig.wait("complained", lambda: rig.log_events("config.refused"))
     assert rig.held() == {VIP}
+
+
+def test_a_class_that_is_taken_out_of_the_settings_file_is_closed_without_a_restart(rig: Rig) -> None:
+    """Address, status and finalizer go at once after SIGHUP, and come back with the class."""
+    settings_file = rig.home / "settings.yaml"
+    settings_file.write_text(f"load-balancer-class: {CLASS}\n")
+    rig.start("--config", str(settings_file))
+    rig.apply("web", loadBalancerIP=VIP, loadBalancerClass=CLASS)
+    for name in (CLASS, "example.org/others", CLASS):
+        settings_file.write_text(f"load-balancer-class: {name}\n")
+        assert rig.daemon is not None
+        rig.daemon.send_signal(signal.SIGHUP)
+        expected = [VIP] if name == CLASS else []
+        rig.wait(f"class {name}", lambda e=expected: rig.ingress("web") == e and rig.held() == set(e))  # type: ignore[misc]
+        rig.wait("claimed or let go", lambda e=expected: bool(rig.get("web")["metadata"].get("finalizers")) == bool(e))  # type: ignore[misc]
 
 
 def test_without_kubernetes_a_folder_takes_its_place(rig: Rig) -> None:
