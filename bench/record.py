@@ -78,11 +78,12 @@ def describe_machine() -> str:
     """Say where it ran, without names of hosts or paths, and how busy that is right now."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    nice = f", run with nice {os.nice(0)}" if os.nice(0) else ""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
         f"Machine: {os.cpu_count()} CPUs ({models[0] if models else platform.machine()}), {memory:.0f} GiB, "
         f"Linux {platform.release()}, Python {platform.python_version()}; "
-        f"load average {', '.join(f'{load:.1f}' for load in os.getloadavg())}."
+        f"load average {', '.join(f'{load:.1f}' for load in os.getloadavg())}{nice}."
     )
 
 
