@@ -321,6 +321,7 @@ class Reason(StrEnum):
     INVALID_ANNOTATION = "InvalidAnnotation"
     CLIENT_ADDRESS_LOST = "ClientAddressLost"
     NOT_PERMITTED = "NotPermitted"
+    PENDING = "Pending"
     FAILED = "Failed"
 
 

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from msgspec.structs import replace
 
-from littlelb.core.model import Key, Publication
+from littlelb.core.model import Key, Publication, Reason
 from littlelb.core.publication import SERVED
 from littlelb.core.state import Decision, DesiredState
 
@@ -83,7 +83,10 @@ def _publication(key: Key, old: Publication | None, new: Publication | None) -> 
         yield Happening(key, EventType.NORMAL, "IPAllocated", "Allocate", f"assigned {_join(has)}")
     problem = _problem(new)
     if problem and problem != _problem(old):
-        yield Happening(key, EventType.WARNING, SYNC_FAILED if has else ALLOCATION_FAILED, "Serve", problem)
+        if _reason(new) == Reason.PENDING:
+            yield Happening(key, EventType.NORMAL, "EnsuringLoadBalancer", "Serve", problem)
+        else:
+            yield Happening(key, EventType.WARNING, SYNC_FAILED if has else ALLOCATION_FAILED, "Serve", problem)
     elif has and not problem and (not had or _problem(old)):
         yield Happening(key, EventType.NORMAL, "EnsuredLoadBalancer", "Serve", f"serving on {_join(has)}")
     elif has and had and has != had:
@@ -110,6 +113,11 @@ def _problem(publication: Publication | None) -> str:
     """The message of our condition, if it says that something is not as asked."""
     conditions = publication.conditions if publication is not None else ()
     return next((c.message for c in conditions if c.type == SERVED and c.status == "False"), "")
+
+
+def _reason(publication: Publication) -> str:
+    """The word of our condition."""
+    return next(c.reason for c in publication.conditions if c.type == SERVED)
 
 
 def _join(texts: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from msgspec import structs
 
 from littlelb.core.desired import compute
-from littlelb.core.model import Ingress, Publication, Service
+from littlelb.core.model import Ingress, Publication, Reason, Service
 from littlelb.core.plan import Failure
 from littlelb.core.publication import withhold
 from littlelb.core.state import DesiredState, Snapshot
@@ -151,3 +151,12 @@ def test_a_change_that_the_owner_did_not_ask_about_is_no_event() -> None:
     after = compute(_world(service("web", VIP), settings=settings))
     assert before.publications != after.publications
     assert _tell(before, after) == []
+
+
+def test_waiting_for_the_api_server_is_no_failure() -> None:
+    """Of a thousand new Services the last one is told that it is being worked on, not that it failed."""
+    state = compute(_world(service("web", VIP)))
+    waiting = withhold(state, {"default/web": Failure(Reason.PENDING, "the API server has not taken it yet")})
+    (event,) = _tell(EMPTY, waiting)
+    assert (event.type, event.reason, event.failed) == (EventType.NORMAL, "EnsuringLoadBalancer", False)
+    assert [e.reason for e in _tell(waiting, state)] == ["IPAllocated", "EnsuredLoadBalancer"]

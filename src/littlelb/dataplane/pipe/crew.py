@@ -44,7 +44,8 @@ class PipeSettings:
     connections: int = 1_000_000
     """Most connections of each worker."""
     connect_seconds: float = 5.0
-    idle_seconds: float = 3600.0
+    idle_seconds: float = 86_400.0
+    """As long as kube-proxy keeps an idle connection (`--conntrack-tcp-timeout-established`, 24 h)."""
     version: str = littlelb.__version__
     """Workers of another version are replaced."""
 

@@ -136,7 +136,7 @@ class BoundedTarget(_Around[V]):
             async with asyncio.timeout(max(0.0, seconds)):
                 return await self._inner.apply(Changes(add, {}, remove))
         except TimeoutError:
-            late = Failure(Reason.FAILED, "the API server has not taken our finalizer yet; it is asked again")
+            late = Failure(Reason.PENDING, "the API server has not taken our finalizer yet; it is asked again")
             return dict.fromkeys((*add, *remove), late)
         except WorldError as error:
             return dict.fromkeys((*add, *remove), failure_from(error))
