@@ -11,6 +11,8 @@ SIGTERM and SIGINT are passed on, a second one too, and then the daemon's end is
 SIGUSR2 (leave everything in place, once) is passed on and the daemon comes back at once: `kill -USR2 1` is an upgrade
 in place. Exit status 2, a wrong configuration, is not tried again: it would be wrong again. Orphans are reaped:
 processes whose parent ended become ours, either because we are pid 1 or as a subreaper (prctl(2), Linux 3.4).
+A stop that comes between two lives finds no daemon to withdraw: then `farewell`, the clean-up command, is run instead,
+or addresses would stay on the node's device with nobody to serve them.
 """
 
 import ctypes
@@ -23,6 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 EXIT_CONFIG = 2
+FAREWELL_SECONDS = 20.0
 PASSED_ON = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2})
 STOPPING = frozenset({signal.SIGTERM, signal.SIGINT})
 
@@ -56,6 +59,8 @@ class Supervisor:
     command: Sequence[str]
     say: Callable[[str], None]
     backoff: Backoff = field(default_factory=Backoff)
+    farewell: Sequence[str] = ()
+    """Run when a stop comes while no daemon runs."""
     _daemon: int | None = field(default=None, init=False)
     _status: int = field(default=0, init=False)
     _started: float = field(default=0.0, init=False)
@@ -73,10 +78,24 @@ class Supervisor:
                 self._take_signals(None)
                 if self._status == EXIT_CONFIG:
                     break
+                if self._stopping:
+                    break
                 self._take_signals(self._wait_seconds())
+                if self._stopping:
+                    self._say_farewell()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return self._status
+
+    def _say_farewell(self) -> None:
+        """Take away what the last daemon left, as it would have done itself."""
+        if not self.farewell:
+            return
+        self.say(f"supervisor: stopped while no daemon runs: {' '.join(self.farewell)}")
+        try:
+            subprocess.run(self.farewell, timeout=FAREWELL_SECONDS, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            self.say(f"supervisor: that failed: {error}")
 
     def _wait_seconds(self) -> float:
         lived = time.monotonic() - self._started
@@ -158,7 +177,8 @@ def main() -> int:
     command = [os.path.join(os.path.dirname(sys.executable), "loadbalancer"), *sys.argv[1:]]  # noqa: PTH118, PTH120
     if not is_daemon(sys.argv[1:]):
         os.execv(command[0], command)  # noqa: S606 - no shell is wanted
-    return Supervisor(command, say).run()
+    flags = [word for word in sys.argv[1:] if word != "run"]
+    return Supervisor(command, say, farewell=[command[0], "cleanup", *flags]).run()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ import sys
 from littlelb.supervisor import Backoff, Supervisor
 say = lambda line: print(line, flush=True)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and a shell cannot trap what it got ignored
-sys.exit(Supervisor(sys.argv[1:], say, Backoff(first=0.05, most=5)).run())
+farewell = ["sh", "-c", "echo cleaned >> log"]
+sys.exit(Supervisor(sys.argv[1:], say, Backoff(first=0.05, most=5), farewell).run())
 """
 
 TRAPS = 'trap "echo hup >> log" HUP; trap "echo usr2 >> log; exit 0" USR2; trap "echo term >> log; exit 7" TERM; '
@@ -127,14 +128,14 @@ def test_a_wrong_configuration_is_not_tried_again(supervise: Callable[[str], Sup
 
 
 def test_sigterm_during_the_backoff_ends_it(supervise: Callable[[str], Supervised]) -> None:
-    """Between two lives there is no daemon to tell; the status is that of the last one."""
+    """Between two lives there is no daemon that could withdraw: the clean-up is run; the status is the last one's."""
     supervised = supervise("echo started >> log; exit 9")
     # After the fifth life the wait is 0.8 s: it is not over when the signal comes.
     output = supervised.folder / "output"
     wait_until(lambda: output.read_text().count("ended with status 9") == 5)
     supervised.process.terminate()
     assert supervised.end() == 9
-    assert len(supervised.log) == 5
+    assert supervised.log == ["started"] * 5 + ["cleaned"]
 
 
 def test_workers_outlive_the_daemon_and_are_reaped_when_they_end(supervise: Callable[[str], Supervised]) -> None:
