@@ -19,7 +19,6 @@ WITHOUT = {
 """File names that need no test, and why."""
 
 COVERED = {
-    "src/littlelb/app/daemon.py": "tests/lab/test_demo.py",
     "src/littlelb/app/clock.py": "tests/lab/test_demo.py",
     "src/littlelb/app/commands/cleanup.py": "tests/lab/test_stand_alone_commands.py",
     "tools/demo.py": "tests/lab/test_demo.py",
