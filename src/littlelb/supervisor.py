@@ -73,19 +73,24 @@ class Supervisor:
         # Blocked and fetched by sigtimedwait: no handler runs in the middle of anything, and no signal is missed.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
         try:
-            while not self._stopping:
-                self._start(before)
-                self._take_signals(None)
-                if self._status == EXIT_CONFIG:
-                    break
-                if self._stopping:
-                    break
-                self._take_signals(self._wait_seconds())
-                if self._stopping:
+            while self._live_once(before):
+                if self._pause_told_to_stop():
                     self._say_farewell()
+                    break
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return self._status
+
+    def _live_once(self, mask: set[int | signal.Signals]) -> bool:
+        """Run one daemon to its end; False when there shall be no other."""
+        self._start(mask)
+        self._take_signals(None)
+        return not self._stopping and self._status != EXIT_CONFIG
+
+    def _pause_told_to_stop(self) -> bool:
+        """Wait until the next start; True when a stop came meanwhile."""
+        self._take_signals(self._wait_seconds())
+        return self._stopping
 
     def _say_farewell(self) -> None:
         """Take away what the last daemon left, as it would have done itself."""

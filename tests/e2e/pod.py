@@ -1,12 +1,14 @@
 """What kubelet and container runtime do for a pod, done for one process: account folder, environment, limits."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.controlplane.accounts import NAMESPACE
 from tests.controlplane.admin import Object
-from tests.e2e.rig import Rig
+from tests.e2e.rig import LOADBALANCER, Rig
 
+DAEMON = [str(LOADBALANCER), "--linkdevice", "eth0"]
 FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
 _MOUNT = f'mount -t tmpfs none "$(readlink -f /var/run)" && mkdir -p {FOLDER} && mount --bind "$0" {FOLDER}'
 
@@ -30,6 +32,11 @@ def environment(rig: Rig) -> dict[str, str]:
 def in_a_pod(folder: Path) -> list[str]:
     """Words that run a program in a mount namespace of its own, in which the folder stands where a pod has it."""
     return _unshare(f'{_MOUNT} && exec "$@"', folder)
+
+
+def launch_in_pod(rig: Rig, folder: Path, *flags: str, more: Mapping[str, str] | None = None) -> None:
+    """Start the daemon with a mount namespace of its own, in which the folder stands where the kubelet puts it."""
+    rig.launch([*in_a_pod(folder), *DAEMON, *flags], environment(rig) | dict(more or {}))
 
 
 def in_a_container(rig: Rig, folder: Path, context: Object) -> list[str]:

@@ -8,8 +8,8 @@ import pytest
 from tests.controlplane.accounts import ACCOUNT, NAMESPACE
 from tests.controlplane.admin import Object
 from tests.controlplane.objects import create_pod
+from tests.e2e.pod import launch_in_pod, write_account_folder
 from tests.e2e.rig import Rig
-from tests.e2e.test_promise_credentials import launch_in_pod, write_account_folder
 
 pytestmark = pytest.mark.e2e
 

@@ -1,20 +1,16 @@
 """How the daemon finds and enters the API server: kubeconfig, the pod's own credentials, and which of them wins."""
 
 import base64
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.controlplane.accounts import ACCOUNT, NAMESPACE
 from tests.controlplane.objects import create_pod
-from tests.e2e import pod
-from tests.e2e.pod import in_a_pod, write_account_folder
-from tests.e2e.rig import DEFAULT, LOADBALANCER, Rig
+from tests.e2e.pod import DAEMON, launch_in_pod, write_account_folder
+from tests.e2e.rig import DEFAULT, Rig
 
 pytestmark = pytest.mark.e2e
-
-DAEMON = [str(LOADBALANCER), "--linkdevice", "eth0"]
 
 
 def serves(rig: Rig) -> None:
@@ -24,11 +20,6 @@ def serves(rig: Rig) -> None:
     rig.serve_service("web", 1)
     rig.wait("published", lambda: rig.ingress("web") == [DEFAULT])
     rig.wait("served", lambda: rig.ask(DEFAULT) == "n1")
-
-
-def launch_in_pod(rig: Rig, folder: Path, *flags: str, environment: Mapping[str, str] | None = None) -> None:
-    """Start the daemon with a mount namespace of its own, in which the folder stands where the kubelet puts it."""
-    rig.launch([*in_a_pod(folder), *DAEMON, *flags], pod.environment(rig) | dict(environment or {}))
 
 
 def embed(file: Path) -> str:
@@ -87,7 +78,7 @@ def test_a_named_kubeconfig_beats_the_credentials_of_the_pod(rig: Rig) -> None:
     """The flag wins over a pod's environment, whose address and token would lead nowhere here."""
     folder = write_account_folder(rig, "not-a-token")
     elsewhere = {"KUBERNETES_SERVICE_HOST": "198.51.100.99"}
-    launch_in_pod(rig, folder, "--kubeconfig", str(rig.kubeconfig), environment=elsewhere)
+    launch_in_pod(rig, folder, "--kubeconfig", str(rig.kubeconfig), more=elsewhere)
     serves(rig)
     assert rig.report().daemon.source == rig.server
 
