@@ -6,9 +6,9 @@ The decision for one Service depends on that Service, its slices, its allocation
 changed, the decisions of the others are taken over from the previous state, and `touched` names what may differ.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from littlelb.core.backends import Choice, choose_backends, index_nodes, select_nodes
 from littlelb.core.ipam.addressing import prefix_length
@@ -33,6 +33,9 @@ from littlelb.core.model import (
 )
 from littlelb.core.publication import compute_publication
 from littlelb.core.state import Allocation, Decision, DesiredState, Snapshot, Touched, World
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 
 def compute(snapshot: Snapshot, previous: DesiredState | None = None) -> DesiredState:
@@ -203,38 +206,41 @@ def _merge(
     previous: DesiredState, again: frozenset[Key], fresh: Mapping[Key, Decision], shared: _Shared
 ) -> DesiredState:
     """Replace the decisions of some Services in the mappings of all phases."""
-    claims, forwards, placements = dict(previous.claims), dict(previous.forwards), dict(previous.placements)
-    announcements, publications = dict(previous.announcements), dict(previous.publications)
-    decisions = dict(previous.decisions)
-    old = [decisions.pop(key) for key in again if key in decisions]
-    for decision in old:
-        claims.pop(decision.service, None)
-        publications.pop(decision.service, None)
-        for frontend, _ in decision.forwards:
-            del forwards[frontend]
-        for address, _ in decision.placements:
-            placements.pop(address, None)
-            announcements.pop(address, None)
-    for key, decision in fresh.items():
-        decisions[key] = decision
-        forwards.update(decision.forwards)
-        placements.update(decision.placements)
-        announcements.update((address, Announcement(placed.device)) for address, placed in decision.placements)
-        publications[key] = compute_publication(decision, {})
-        if decision.forwards:
-            claims[key] = Claim(decision.uid)
+    old = [previous.decisions[key] for key in again if key in previous.decisions]
+    new = list(fresh.values())
+    addresses = [address for decision in old for address, _ in decision.placements]
+    placed = {address: placement for decision in new for address, placement in decision.placements}
     return DesiredState(
-        claims=claims,
-        forwards=forwards,
-        placements=placements,
-        announcements=announcements,
-        publications=publications,
-        decisions=decisions,
+        claims=_exchange(previous.claims, again, {d.service: Claim(d.uid) for d in new if d.forwards}),
+        forwards=_exchange(
+            previous.forwards,
+            [frontend for decision in old for frontend, _ in decision.forwards],
+            {frontend: forward for decision in new for frontend, forward in decision.forwards},
+        ),
+        placements=_exchange(previous.placements, addresses, placed),
+        announcements=_exchange(
+            previous.announcements, addresses, {address: Announcement(p.device) for address, p in placed.items()}
+        ),
+        publications=_exchange(previous.publications, again, {d.service: compute_publication(d, {}) for d in new}),
+        decisions=_exchange(previous.decisions, again, fresh),
         allocations=shared.allocations,
         docket=shared.docket,
         world=shared.world,
-        touched=_touched(again, [*old, *fresh.values()]),
+        touched=_touched(again, [*old, *new]),
     )
+
+
+def _exchange(mapping: Mapping[K, V], old: Iterable[K], new: Mapping[K, V]) -> Mapping[K, V]:
+    """Take keys out and put others in; without a real change it is the same object, not a copy of ten thousand."""
+    gone = [key for key in old if key not in new and key in mapping]
+    come = {key: value for key, value in new.items() if mapping.get(key) != value}
+    if not gone and not come:
+        return mapping
+    changed = dict(mapping)
+    for key in gone:
+        changed.pop(key, None)
+    changed.update(come)
+    return changed
 
 
 def _touched(again: frozenset[Key], decisions: Iterable[Decision]) -> Touched:
