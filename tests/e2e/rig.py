@@ -163,6 +163,18 @@ class Rig(Cluster):
         for number in numbers:
             self.serve(number, *self.node_ports(name))
 
+    def serve_any(self, number: int) -> None:
+        """Start a web server on backend `number` that answers on every NodePort.
+
+        For tests that change ports on a live Service: there NodePorts are left to the API server. Kubernetes 1.37 loses
+        one that was asked for by number when another client writes to the Service at the same time: it stays allocated
+        to nobody, and everybody who asks for it is refused (422).
+        """
+        self.serve(number, 30000)
+        rules = "add table ip any; add chain ip any in { type nat hook prerouting priority dstnat; }; "
+        rules += "add rule ip any in tcp dport 30000-32767 redirect to :30000"
+        self.lan.backends[number - 1].run(["nft", rules])
+
     # --- the daemon --------------------------------------------------------------------------------------------------
 
     def start(self, *flags: str, environment: Mapping[str, str] | None = None, wait: bool = True) -> None:

@@ -20,10 +20,20 @@ class Place:
         self.rig, self.name = rig, name
         self.item: Object = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
 
-    def apply(self, address: str, node_port: int) -> None:
-        """Create or change Service `web`."""
-        ports = ({"name": "http", "port": 80, "nodePort": node_port, "protocol": "TCP"},)
+    def apply(self, address: str, backend: int = 1) -> None:
+        """Create or change Service `web`, with a web server for its NodePort on that backend."""
+        ports = ({"name": "http", "port": 80, "protocol": "TCP"},)
+        known = self.node_port
         self.rig.plane.admin.apply(service("web", self.name, ports, loadBalancerIP=address))
+        if self.node_port != known:
+            self.rig.serve(backend, self.node_port)
+
+    @property
+    def node_port(self) -> int:
+        """The NodePort of Service `web`; 0 when there is none."""
+        ports = self.read().get("spec", {}).get("ports") or [{}]
+        number: int = ports[0].get("nodePort", 0)
+        return number
 
     def read(self) -> Object:
         """Read Service `web`; empty when there is none."""
@@ -55,12 +65,11 @@ def test_services_of_all_namespaces_are_served(rig: Rig, place: Place) -> None:
     """`default`, `kube-system`, one that was there at the start and one that came later."""
     late = Place(rig, f"{rig.namespace}-late")
     places = [Place(rig, "default"), Place(rig, "kube-system"), place]
-    rig.serve(1, *range(30000, 30004))
     for number, one in enumerate(places):
-        one.apply(f"203.0.113.{20 + number}", 30000 + number)
+        one.apply(f"203.0.113.{20 + number}")
     rig.start()
     rig.plane.admin.create(late.item)
-    late.apply("203.0.113.23", 30003)
+    late.apply("203.0.113.23")
     try:
         for number, one in enumerate([*places, late]):
             address = f"203.0.113.{20 + number}"
@@ -75,15 +84,13 @@ def test_services_of_all_namespaces_are_served(rig: Rig, place: Place) -> None:
 def test_the_same_name_in_two_namespaces_is_two_services(rig: Rig, place: Place) -> None:
     """Each has its address, its backends, its status and its Events; when one goes, the other does not notice."""
     rig.start()
-    rig.serve(1, 30000)
-    rig.serve(2, 30001)
     mine = Place(rig, rig.namespace)
-    mine.apply(VIP, 30000)
-    place.apply(OTHER, 30001)
+    mine.apply(VIP)
+    place.apply(OTHER, 2)
     rig.wait("both are published", lambda: mine.shows(VIP) and place.shows(OTHER))
     assert (rig.answers(VIP), rig.answers(OTHER)) == ({"n1"}, {"n2"})
     assert {one.key for one in rig.report().services} == {f"{mine.name}/web", f"{place.name}/web"}
-    mine.apply(THIRD, 30000)
+    mine.apply(THIRD)
     rig.wait("one has moved", lambda: mine.shows(THIRD) and rig.held() == {THIRD, OTHER})
     notes = [note for _, _, note in rig.events("web")]
     assert f"serving on {THIRD} instead of {VIP}" in notes
@@ -97,12 +104,10 @@ def test_the_same_name_in_two_namespaces_is_two_services(rig: Rig, place: Place)
 def test_the_same_name_and_address_in_two_namespaces_is_a_conflict_that_names_the_other(rig: Rig, place: Place) -> None:
     """The refusal names the winner with its namespace, so that its owner can be found."""
     rig.start()
-    rig.serve(1, 30000)
-    rig.serve(2, 30001)
     mine = Place(rig, rig.namespace)
-    mine.apply(VIP, 30000)
+    mine.apply(VIP)
     rig.wait("published", lambda: mine.shows(VIP))
-    place.apply(VIP, 30001)
+    place.apply(VIP, 2)
     rig.wait("refused", lambda: place.read()["status"].get("conditions"))
     (condition,) = place.read()["status"]["conditions"]
     assert condition["reason"] == "AddressInUse"
@@ -115,7 +120,7 @@ def test_the_same_name_and_address_in_two_namespaces_is_a_conflict_that_names_th
 def test_a_namespace_that_is_deleted_ends_with_its_services(rig: Rig, place: Place) -> None:
     """Our finalizer holds it up for a moment only, and that nothing can be created in it any more is no complaint."""
     rig.start()
-    place.apply(VIP, 30000)
+    place.apply(VIP)
     rig.wait("published", lambda: place.shows(VIP))
     rig.plane.admin.delete(place.item)
     rig.plane.admin.wait(place.item, lambda found: found is None, 30)
