@@ -263,8 +263,8 @@ def run_daemon(plane: ControlPlane, load: Load, settle: float) -> dict[tuple[str
         assert rig.daemon is not None
         pid = rig.daemon.pid
         found = {
-            ("everything listed", "s"): [rig.log_events("source.synced")[-1]["seconds"]],
-            ("from exec to listed", "s"): [logged_at(rig, "source.synced") - started],
+            ("everything listed", "s"): [logged_at(rig, "reflector.synced") - logged_at(rig, "daemon.started")],
+            ("from exec to listed", "s"): [logged_at(rig, "reflector.synced") - started],
             ("from exec to all addresses held", "s"): [served],
             ("RSS of the daemon", "MiB"): [memory_mib("VmRSS", pid)],
             ("its peak", "MiB"): [memory_mib("VmHWM", pid)],
