@@ -14,8 +14,9 @@ from littlelb.app.clock import SystemClock
 from littlelb.app.incumbents import select_incumbents
 from littlelb.app.sources import ApiParts, ApiServer, Folder, Source, connect, resolve_server
 from littlelb.config import Config
+from littlelb.control.apply import AnyTarget
 from littlelb.control.loop import Loop
-from littlelb.control.reconciler import AnyTarget, PassResult, Reconciler
+from littlelb.control.reconciler import PassResult, Reconciler
 from littlelb.control.state_file import StateFile, Stored, encode_world
 from littlelb.control.store import Store
 from littlelb.core.model import Claim, Forward, Frontend, HostFacts, Ip, Key, Publication, Service

@@ -14,10 +14,10 @@ import msgspec
 import structlog
 
 from littlelb.config import Config
-from littlelb.control.store import Keyed, Store
 from littlelb.control.store import Kind as StoreKind
+from littlelb.control.store import Store
 from littlelb.core.errors import Transient
-from littlelb.core.interfaces import Clock, Sink
+from littlelb.core.interfaces import Clock, Keyed, Sink
 from littlelb.core.model import EndpointSlice, Ip, Node, Service
 from littlelb.core.report import SyncProgress
 from littlelb.kube import decode

@@ -13,17 +13,16 @@ from typing import Any, TypeAlias
 
 import structlog
 
-from littlelb.control.apply import Outcome, apply_changes, observe
+from littlelb.control.apply import AnyTarget, Outcome, apply_changes, observe
 from littlelb.control.linger import Linger
 from littlelb.control.store import Store
 from littlelb.core.desired import compute
-from littlelb.core.interfaces import Clock, Phase, Target
+from littlelb.core.interfaces import Clock, Phase
 from littlelb.core.model import Frontend, Grant, Ip, Key, Reason
 from littlelb.core.plan import Changes, Failure, PassReport, diff
 from littlelb.core.publication import failure_of, withhold
 from littlelb.core.state import DesiredState, Touched
 
-AnyTarget: TypeAlias = Target[Any, Any]  # each target has keys and values of its own
 Observed: TypeAlias = dict[Phase, tuple[Mapping[Any, Any], frozenset[Any] | None]]
 log = structlog.get_logger(__name__)
 

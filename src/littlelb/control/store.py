@@ -5,10 +5,11 @@ One writer thread (the event loop), so no locks. Mappings are shared with snapsh
 
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from msgspec.structs import replace
 
+from littlelb.core.interfaces import Keyed
 from littlelb.core.model import EndpointSlice, Grant, HostFacts, Ip, Key, Node, Service
 from littlelb.core.state import Dirty, Settings, Snapshot
 
@@ -19,15 +20,6 @@ class Kind(StrEnum):
     SERVICES = "services"
     SLICES = "endpointslices"
     NODES = "nodes"
-
-
-class Keyed(Protocol):
-    """An object of a source."""
-
-    @property
-    def key(self) -> str:
-        """What names it among its kind."""
-        ...
 
 
 T = TypeVar("T", bound=Keyed)

@@ -51,6 +51,15 @@ class Target(Protocol[K, V]):
         ...
 
 
+class Keyed(Protocol):
+    """An object of a source: a Service, an EndpointSlice or a Node."""
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`, or the name where there is no namespace."""
+        ...
+
+
 T_contra = TypeVar("T_contra", contravariant=True)
 
 

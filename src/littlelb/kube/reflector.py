@@ -16,13 +16,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from math import inf
 from random import Random
-from typing import Generic, Protocol, TypeVar, assert_never
+from typing import Generic, TypeVar, assert_never
 
 import msgspec
 import structlog
 
 from littlelb.core.errors import Permanent, Transient, WorldError
-from littlelb.core.interfaces import Clock, Sink
+from littlelb.core.interfaces import Clock, Keyed, Sink
 from littlelb.kube.client import Api, ApiStatus, EventType, Gone, Invalid, Page, Selection, Watch, WatchEvent
 from littlelb.kube.pace import Backoff
 
@@ -39,15 +39,6 @@ SETTLED_SECONDS = 3.0
 """After a failure, a watch that lives so long counts as a recovery."""
 HEALTHY_SECONDS = 10.0
 """A watch that lived so long ends the backoff; a list older than this may be followed by another at once."""
-
-
-class Keyed(Protocol):
-    """An object that has a key."""
-
-    @property
-    def key(self) -> str:
-        """`namespace/name`, or the name where there is no namespace."""
-        ...
 
 
 K = TypeVar("K", bound=Keyed)
@@ -105,7 +96,6 @@ class Reflector(Generic[K]):
         self._synced = False
         self._connected = False
         self._progress = Progress()
-        self._heard_at = -inf
 
     @property
     def synced(self) -> bool:
@@ -126,11 +116,6 @@ class Reflector(Generic[K]):
     def progress(self) -> Progress:
         """Of the current, or the last, list."""
         return self._progress
-
-    @property
-    def last_heard(self) -> float:
-        """Monotonic time at which the server last gave a sign of life, in seconds; -inf before the first."""
-        return self._heard_at
 
     async def run(self) -> None:
         """List and watch until cancelled."""
@@ -182,9 +167,6 @@ class Reflector(Generic[K]):
         if refused:
             self._refused = str(error)
 
-    def _heard(self) -> None:
-        self._heard_at = self._clock.monotonic()
-
     def _recovered(self) -> None:
         self._connected = True
         if self._failing:
@@ -216,7 +198,6 @@ class Reflector(Generic[K]):
             raise _Stale(f"a page of the list cannot be read: {error}") from error
 
     async def _take_page(self, page: Page[K], keys: set[str]) -> None:
-        self._heard()
         for start in range(0, len(page.items), SLICE_ITEMS):
             for item in page.items[start : start + SLICE_ITEMS]:
                 keys.add(item.key)
@@ -234,7 +215,6 @@ class Reflector(Generic[K]):
         seconds = self._random.randint(300, 600)
         async with self._api.watch(self._kind.selection, version, seconds) as watch:
             self._watched_at = self._clock.monotonic()
-            self._heard()
             if not self._failing:
                 self._recovered()
             while (lines := await self._read(watch)) is not None:
@@ -253,8 +233,6 @@ class Reflector(Generic[K]):
             except TimeoutError:
                 await self._silent(self._clock.monotonic() - since)
                 continue
-            if lines is not None:
-                self._heard()
             return lines
 
     async def _silent(self, seconds: float) -> None:
@@ -262,7 +240,6 @@ class Reflector(Generic[K]):
             self._recovered()
             return
         await self._probe()
-        self._heard()
         if seconds >= DEAD_SECONDS:
             raise self._dead(f"the watch said nothing for {DEAD_SECONDS:.0f} s")
 
