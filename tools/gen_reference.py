@@ -11,7 +11,7 @@ from pathlib import Path
 
 from littlelb.config import Config
 from littlelb.core.ipam import requests
-from littlelb.core.model import Reason
+from littlelb.core.reasons import Reason
 from littlelb.goflags import OPTIONS, Option
 
 TOP = Path(__file__).resolve().parent.parent

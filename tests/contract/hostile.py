@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeAlias
 
-from littlelb.core.model import Reason
+from littlelb.core.reasons import Reason
 
 NAMESPACE, NAME = "tenant", "bad"
 KEY = f"{NAMESPACE}/{NAME}"

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from littlelb.core.desired import compute
-from littlelb.core.model import EndpointSlice, HostFacts, Listener, Node, Protocol, Reason, Service
+from littlelb.core.model import EndpointSlice, HostFacts, Listener, Node, Protocol, Service
+from littlelb.core.reasons import Reason
 from littlelb.core.state import DesiredState, Dirty, Settings, Snapshot
 from littlelb.kube.decode import decode_node_page, decode_service_page, decode_slice_page
 from littlelb.kube.folder import FolderSource

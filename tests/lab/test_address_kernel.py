@@ -15,8 +15,9 @@ from pyroute2 import AsyncIPRoute
 
 from littlelb.announce.packets import ETHERTYPE_ARP, ETHERTYPE_IPV6, parse_arp, parse_frame, parse_neighbour
 from littlelb.announce.probe import LanProber
-from littlelb.core.model import Ip, Placement, Reason
+from littlelb.core.model import Ip, Placement
 from littlelb.core.plan import Changes, Failure, diff
+from littlelb.core.reasons import Reason
 from littlelb.host.address import AddressTarget
 from littlelb.host.netlink import PROTOCOL, Netlink
 from littlelb.host.sysctl import find_obstacles

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from littlelb.core.errors import Permanent
-from littlelb.core.model import Reason
 from littlelb.core.plan import Changes, diff
+from littlelb.core.reasons import Reason
 from littlelb.dataplane.pipe.codec import UNSETTLED
 from littlelb.dataplane.pipe.plane import PipePlane
 from tests.lab.pipe_world import (

@@ -21,8 +21,9 @@ from littlelb.announce.packets import (
 from littlelb.announce.port import Device, Port, read_device
 from littlelb.announce.probe import RawPort
 from littlelb.core.interfaces import Phase
-from littlelb.core.model import Announcement, Ip, Reason
+from littlelb.core.model import Announcement, Ip
 from littlelb.core.plan import Changes, Failure
+from littlelb.core.reasons import Reason
 from littlelb.core.state import DesiredState
 
 log = structlog.get_logger(__name__)

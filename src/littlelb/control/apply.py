@@ -12,8 +12,9 @@ import structlog
 
 from littlelb.core.errors import Permanent, Transient
 from littlelb.core.interfaces import Target
-from littlelb.core.model import Frontend, Ip, Key, Reason
+from littlelb.core.model import Frontend, Ip, Key
 from littlelb.core.plan import Changes, Failure, Severity
+from littlelb.core.reasons import Reason
 from littlelb.core.state import Touched
 
 AnyTarget: TypeAlias = Target[Any, Any]  # each target has keys and values of its own

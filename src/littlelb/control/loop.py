@@ -13,8 +13,9 @@ import structlog
 from littlelb.control.reconciler import PassResult, Reconciler
 from littlelb.control.store import Store
 from littlelb.core.interfaces import Clock
-from littlelb.core.model import Frontend, Ip, Reason
+from littlelb.core.model import Frontend, Ip
 from littlelb.core.plan import PassReport
+from littlelb.core.reasons import Reason
 
 log = structlog.get_logger(__name__)
 

@@ -18,9 +18,10 @@ from littlelb.control.linger import Linger
 from littlelb.control.store import Store
 from littlelb.core.desired import compute
 from littlelb.core.interfaces import Clock, Phase
-from littlelb.core.model import Frontend, Grant, Ip, Key, Reason
+from littlelb.core.model import Frontend, Grant, Ip, Key
 from littlelb.core.plan import Changes, Failure, PassReport, diff
 from littlelb.core.publication import failure_of, withhold
+from littlelb.core.reasons import Reason
 from littlelb.core.state import DesiredState, Touched
 
 Observed: TypeAlias = dict[Phase, tuple[Mapping[Any, Any], frozenset[Any] | None]]

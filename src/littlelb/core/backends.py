@@ -19,12 +19,11 @@ from littlelb.core.model import (
     HostFacts,
     Ip,
     Node,
-    Notice,
     Protocol,
-    Reason,
     Service,
     ServicePort,
 )
+from littlelb.core.reasons import Notice, Reason
 from littlelb.core.state import BackendsMode, World
 
 

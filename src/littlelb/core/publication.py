@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
-from littlelb.core.model import Condition, Frontend, Ingress, Ip, Key, PortError, Protocol, Publication, Reason
+from littlelb.core.model import Condition, Frontend, Ingress, Ip, Key, PortError, Protocol, Publication
 from littlelb.core.plan import Failure
+from littlelb.core.reasons import Reason
 from littlelb.core.state import Decision, DesiredState
 
 Failures: TypeAlias = Mapping[Frontend | Ip | Key, Failure]

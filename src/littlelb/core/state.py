@@ -18,13 +18,12 @@ from littlelb.core.model import (
     Key,
     Net,
     Node,
-    Notice,
     Placement,
     Protocol,
     Publication,
-    Refusal,
     Service,
 )
+from littlelb.core.reasons import Notice, Refusal
 
 
 class BackendsMode(StrEnum):

@@ -10,8 +10,9 @@ from enum import StrEnum
 
 from msgspec.structs import replace
 
-from littlelb.core.model import Key, Publication, Reason
+from littlelb.core.model import Key, Publication
 from littlelb.core.publication import SERVED
+from littlelb.core.reasons import Reason
 from littlelb.core.state import Decision, DesiredState
 
 ALLOCATION_FAILED = "AllocationFailed"

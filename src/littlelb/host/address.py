@@ -22,8 +22,9 @@ import structlog
 
 from littlelb.core.errors import Transient
 from littlelb.core.interfaces import Phase, Prober
-from littlelb.core.model import Ip, Placement, Reason
+from littlelb.core.model import Ip, Placement
 from littlelb.core.plan import Changes, Failure, Severity
+from littlelb.core.reasons import Reason
 from littlelb.core.state import DesiredState
 from littlelb.host.netlink import FOREVER, Address, Link
 

@@ -5,9 +5,9 @@ from structlog.testing import capture_logs
 from littlelb.app.faults import FaultLog
 from littlelb.control.reconciler import PassResult
 from littlelb.core.desired import compute
-from littlelb.core.model import Reason
 from littlelb.core.plan import Failure, PassReport, Severity
 from littlelb.core.publication import Failures, withhold
+from littlelb.core.reasons import Reason
 from littlelb.core.state import DesiredState
 from tests.worlds import frontend, piece, service, snapshot
 

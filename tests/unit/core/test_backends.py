@@ -13,10 +13,10 @@ from littlelb.core.model import (
     Family,
     Node,
     Protocol,
-    Reason,
     Service,
     ServicePort,
 )
+from littlelb.core.reasons import Reason
 from littlelb.core.state import BackendsMode, Settings, World
 from tests.worlds import HOST, STAND_ALONE, ip, node, piece, service
 

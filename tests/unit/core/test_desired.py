@@ -1,7 +1,6 @@
 """The function that decides everything."""
 
 from dataclasses import replace
-from ipaddress import ip_network
 from typing import TypeAlias
 
 from hypothesis import given
@@ -16,10 +15,10 @@ from littlelb.core.model import (
     Forward,
     Placement,
     Protocol,
-    Reason,
     Service,
     ServicePort,
 )
+from littlelb.core.reasons import Reason
 from littlelb.core.state import DesiredState, Dirty, Settings, Snapshot
 from tests.worlds import HOST, STAND_ALONE, dirty, frontend, grant, ip, node, piece, service, snapshot
 
@@ -54,17 +53,6 @@ def test_a_refused_service_has_a_publication_and_nothing_else() -> None:
     assert (state.claims, state.forwards, state.placements) == ({}, {}, {})
     (condition,) = state.publications["default/web"].conditions
     assert (condition.status, condition.reason) == ("False", Reason.FORBIDDEN_ADDRESS)
-
-
-def test_what_the_service_says_reaches_the_forward() -> None:
-    """Source ranges, affinity, drain."""
-    asked = service(
-        "web", VIP, source_ranges=("192.0.2.0/24",), session_affinity=True,
-        annotations={"littlelb.io/drain-seconds": "7"},
-    )  # fmt: skip
-    (forward,) = compute(snapshot(asked)).forwards.values()
-    assert forward.source_ranges == (ip_network("192.0.2.0/24"),)
-    assert (forward.affinity, forward.drain_seconds, forward.withdraw_seconds) == (True, 7, 7)
 
 
 def test_ip_mode_is_proxy_only_where_kube_proxy_would_differ() -> None:

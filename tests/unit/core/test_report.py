@@ -17,13 +17,11 @@ from littlelb.core.model import (
     HostFacts,
     Ip,
     Key,
-    Notice,
     Protocol,
-    Reason,
-    Refusal,
     Service,
 )
 from littlelb.core.plan import Failure, PassReport, Severity
+from littlelb.core.reasons import Notice, Reason, Refusal
 from littlelb.core.report import (
     Counters,
     DaemonStatus,

@@ -6,9 +6,10 @@ from typing import Any
 from msgspec import structs
 
 from littlelb.core.desired import compute
-from littlelb.core.model import Ingress, Publication, Reason, Service
+from littlelb.core.model import Ingress, Publication, Service
 from littlelb.core.plan import Failure
 from littlelb.core.publication import withhold
+from littlelb.core.reasons import Reason
 from littlelb.core.state import DesiredState, Snapshot
 from littlelb.core.story import EventType, Happening, changed_keys, tell
 from tests.worlds import STAND_ALONE, dirty, frontend, grant, piece, service, snapshot

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from littlelb.core.errors import Transient
 from littlelb.core.interfaces import Phase
-from littlelb.core.model import Ip, Placement, Reason
+from littlelb.core.model import Ip, Placement
 from littlelb.core.plan import Changes, Severity, diff
+from littlelb.core.reasons import Reason
 from littlelb.core.state import DesiredState
 from littlelb.host.address import ALTERED, AddressTarget, explain
 from littlelb.host.netlink import Address, Link

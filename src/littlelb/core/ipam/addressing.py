@@ -5,7 +5,8 @@ from ipaddress import IPv4Address
 
 from littlelb.core.ipam.cases import ClusterAddresses
 from littlelb.core.ipam.requests import family_of
-from littlelb.core.model import Family, HostFacts, Ip, Net, Notice, Reason, Refusal
+from littlelb.core.model import Family, HostFacts, Ip, Net
+from littlelb.core.reasons import Notice, Reason, Refusal
 from littlelb.core.state import OffSubnet, PrefixMode, Settings, Snapshot
 
 

@@ -16,7 +16,8 @@ from typing import NamedTuple, TypeAlias
 from littlelb.core.ipam.addressing import default_address, index_cluster, judge_address, notices_for
 from littlelb.core.ipam.cases import Age, Case, ClusterAddresses, Docket
 from littlelb.core.ipam.requests import judge_annotations, parse_address, parse_request, quote, selects
-from littlelb.core.model import Family, Frontend, Grant, Ip, Key, Listener, Notice, Reason, Refusal, Service
+from littlelb.core.model import Family, Frontend, Grant, Ip, Key, Listener, Service
+from littlelb.core.reasons import Notice, Reason, Refusal
 from littlelb.core.state import Allocation, DefaultAddress, DesiredState, Snapshot
 
 NO_GRANT = Grant(frozenset(), 0.0)

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from littlelb.core.model import Grant, Ip, Key, Refusal, Service
+from littlelb.core.model import Grant, Ip, Key, Service
+from littlelb.core.reasons import Refusal
 
 Age: TypeAlias = tuple[float, int, str, str]
 """creationTimestamp, order of first sight, uid, key: the smaller, the older."""

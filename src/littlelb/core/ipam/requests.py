@@ -7,7 +7,8 @@ zeros, CVE-2021-29923; no zone; no v4-mapped form), and a text that is quoted in
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
 
-from littlelb.core.model import Family, Ip, Net, Notice, Reason, Refusal, Service, ServiceType
+from littlelb.core.model import Family, Ip, Net, Service, ServiceType
+from littlelb.core.reasons import Notice, Reason, Refusal
 from littlelb.core.state import Settings
 
 OURS = "littlelb.io/"

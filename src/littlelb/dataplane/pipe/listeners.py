@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final
 
-from littlelb.core.model import Frontend, Reason
+from littlelb.core.model import Frontend
 from littlelb.core.plan import Failure, Severity
+from littlelb.core.reasons import Reason
 from littlelb.dataplane.pipe.codec import render_frontend
 from littlelb.dataplane.pipe.descriptors import set_keepalive
 

@@ -16,8 +16,9 @@ import structlog
 
 from littlelb.core.errors import Transient
 from littlelb.core.interfaces import Phase
-from littlelb.core.model import Forward, Frontend, Reason
+from littlelb.core.model import Forward, Frontend
 from littlelb.core.plan import Changes, Failure
+from littlelb.core.reasons import Reason
 from littlelb.core.state import DesiredState
 from littlelb.dataplane.pipe.codec import (
     UNSETTLED,

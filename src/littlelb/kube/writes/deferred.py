@@ -12,8 +12,9 @@ import structlog
 
 from littlelb.core.errors import WorldError
 from littlelb.core.interfaces import Clock, Phase, Target
-from littlelb.core.model import Key, Reason
+from littlelb.core.model import Key
 from littlelb.core.plan import Changes, Failure, Severity
+from littlelb.core.reasons import Reason
 from littlelb.core.state import DesiredState
 from littlelb.kube.writes.service_writer import failure_from
 

@@ -13,8 +13,9 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 
 from littlelb.core.errors import Permanent, Transient, WorldError
-from littlelb.core.model import Key, Reason, Service
+from littlelb.core.model import Key, Service
 from littlelb.core.plan import Failure, Severity
+from littlelb.core.reasons import Reason
 from littlelb.kube.client import SERVICES, Api, Conflict, Invalid, NotFound, Reference
 from littlelb.kube.ownership import Ownership, owners
 from littlelb.kube.writes.budget import TokenBucket

@@ -6,7 +6,8 @@ from ipaddress import ip_network
 import pytest
 
 from littlelb.core.ipam.addressing import default_address, index_cluster, judge_address, notices_for, prefix_length
-from littlelb.core.model import Family, HostFacts, Reason
+from littlelb.core.model import Family, HostFacts
+from littlelb.core.reasons import Reason
 from littlelb.core.state import OffSubnet, PrefixMode, Settings, Snapshot
 from tests.worlds import HOST, STAND_ALONE, ip, node, service, snapshot
 

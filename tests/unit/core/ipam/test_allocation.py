@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from littlelb.core.desired import compute
 from littlelb.core.ipam.allocation import allocate
-from littlelb.core.model import Family, Frontend, Grant, Key, Listener, Protocol, Reason, Service, ServicePort
+from littlelb.core.model import Family, Frontend, Grant, Key, Listener, Protocol, Service, ServicePort
+from littlelb.core.reasons import Reason
 from littlelb.core.state import Allocation, DefaultAddress, Dirty, Settings, Snapshot
 from tests.worlds import HOST, STAND_ALONE, frontend, grant, ip, service, snapshot
 

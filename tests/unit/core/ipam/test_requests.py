@@ -15,7 +15,8 @@ from littlelb.core.ipam.requests import (
     quote,
     selects,
 )
-from littlelb.core.model import Family, Reason, Refusal, ServiceType
+from littlelb.core.model import Family, ServiceType
+from littlelb.core.reasons import Reason, Refusal
 from littlelb.core.state import Settings
 from tests.worlds import ip, service
 

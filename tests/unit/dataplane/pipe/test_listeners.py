@@ -7,8 +7,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from littlelb.core.model import Frontend, Protocol, Reason
+from littlelb.core.model import Frontend, Protocol
 from littlelb.core.plan import Severity
+from littlelb.core.reasons import Reason
 from littlelb.dataplane.pipe.listeners import Listeners
 
 ACCEPTCONN = socket.SO_ACCEPTCONN

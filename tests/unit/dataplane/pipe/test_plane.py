@@ -7,8 +7,9 @@ import pytest
 
 from littlelb.core.errors import Transient
 from littlelb.core.interfaces import Phase, Target
-from littlelb.core.model import Backend, Forward, Frontend, Protocol, Reason
+from littlelb.core.model import Backend, Forward, Frontend, Protocol
 from littlelb.core.plan import Changes
+from littlelb.core.reasons import Reason
 from littlelb.core.state import DesiredState
 from littlelb.dataplane.pipe.crew import PipeSettings
 from littlelb.dataplane.pipe.plane import PipePlane

@@ -7,8 +7,9 @@ import structlog.testing
 
 from littlelb.core.errors import Permanent, Transient, WorldError
 from littlelb.core.interfaces import Phase
-from littlelb.core.model import Claim, Key, Reason
+from littlelb.core.model import Claim, Key
 from littlelb.core.plan import Changes, Failure, Severity
+from littlelb.core.reasons import Reason
 from littlelb.core.state import DesiredState
 from littlelb.kube.writes.deferred import BATCH_KEYS, CHUNK_KEYS, BoundedTarget, DeferredTarget
 from littlelb.testing.clock import LoopClock, run_virtual
