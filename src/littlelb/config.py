@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SkipValidation, Typ
 from littlelb.configfile import Given, read_settings_file, show
 from littlelb.core.errors import ConfigError
 from littlelb.core.labels import parse_selector
-from littlelb.core.model import Net, Protocol
+from littlelb.core.model import Net
 from littlelb.core.report import printable
 from littlelb.core.state import BackendsMode, DefaultAddress, OffSubnet, PrefixMode, Settings
 from littlelb.goflags import OPTIONS, parse_bool
@@ -161,8 +161,8 @@ class Config:
         """The kubeconfig of who found none elsewhere."""
         return str(self.home / ".kube" / "config")
 
-    def settings(self, protocols: frozenset[Protocol] = frozenset({Protocol.TCP})) -> Settings:
-        """Build the part that decisions depend on; `protocols` is what the chosen plane can forward."""
+    def settings(self) -> Settings:
+        """Build the part that decisions depend on."""
         return Settings(
             load_balancer_class=self.load_balancer_class,
             class_less=self.class_less,
@@ -176,7 +176,6 @@ class Config:
             external_ips=self.external_ips,
             in_cluster=self.in_cluster,
             stand_alone=not self.kubernetes,
-            protocols=protocols,
         )
 
     def reload(self) -> "Config":

@@ -230,7 +230,7 @@ async def test_source_ranges_reset_strangers(world: World) -> None:
 async def test_affinity_keeps_a_client_on_one_backend(world: World) -> None:
     """With affinity one client address meets one backend only, whichever worker accepts; without, all of them."""
     rule = forward(2, 3, 4)
-    sticky = Forward(service=rule.service, backends=rule.backends, affinity=True)
+    sticky = Forward(service=rule.service, backends=rule.backends, affinity_seconds=60)
     with servers(h2=echo(b"2"), h3=echo(b"3"), h4=echo(b"4")):
         await serve(world, sticky)
         assert len({await asyncio.to_thread(ask) for _ in range(20)}) == 1

@@ -9,7 +9,6 @@ import pytest
 
 from littlelb.config import Config, ListenAddress, LogFormat, OnExit, Plane, load_config, read_run_dir
 from littlelb.core.errors import ConfigError
-from littlelb.core.model import Protocol
 from littlelb.core.state import BackendsMode, DefaultAddress, OffSubnet, PrefixMode, Settings
 from littlelb.goflags import OPTIONS
 
@@ -254,12 +253,11 @@ def test_the_environment_is_handed_on_but_not_shown() -> None:
 
 def test_settings_for_the_core() -> None:
     """What decisions depend on is handed over whole."""
-    tcp = frozenset({Protocol.TCP})
-    assert load().settings(tcp) == Settings(protocols=tcp)
+    assert load().settings() == Settings()
     config = load({"refuse-addresses": "192.0.2.0/24", "max-nodes": "2", "class-less": "false"})
-    settings = config.settings(frozenset({Protocol.UDP}))
+    settings = config.settings()
     assert settings.refused_networks == (ip_network("192.0.2.0/24"),)
-    assert (settings.max_nodes, settings.class_less, settings.protocols) == (2, False, frozenset({Protocol.UDP}))
+    assert (settings.max_nodes, settings.class_less) == (2, False)
 
 
 def test_reload_keeps_the_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

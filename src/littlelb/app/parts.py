@@ -19,7 +19,8 @@ from littlelb.control.loop import Loop
 from littlelb.control.reconciler import PassResult, Reconciler
 from littlelb.control.state_file import StateFile, Stored, encode_world
 from littlelb.control.store import Store
-from littlelb.core.model import Claim, Forward, Frontend, HostFacts, Ip, Key, Publication, Service
+from littlelb.core.model import Claim, Forward, Frontend, HostFacts, Ip, Key, Plane, Publication, Service
+from littlelb.core.planes import FORWARDED
 from littlelb.core.story import EventType, changed_keys, tell
 from littlelb.dataplane.pipe.crew import PipeSettings
 from littlelb.dataplane.pipe.plane import PipePlane
@@ -220,7 +221,7 @@ async def build_parts(config: Config, clock: SystemClock, netlink: Netlink) -> P
     facts = await read_host_facts(netlink, config.linkdevice)
     store = Store(config.settings(), replace(facts, api_servers=servers), wires.wake)
     plane = PipePlane(pipe_settings(config), wires.name_listener, wires.hint)
-    scan = ListenerScan(lambda: plane.pids | {os.getpid()}, protocols=config.settings().protocols)
+    scan = ListenerScan(lambda: plane.pids | {os.getpid()}, protocols=FORWARDED[Plane.PIPE])
     address = AddressTarget(netlink, LanProber())
     announce = AnnounceTarget()
     reconciler = Reconciler(store, [], clock)

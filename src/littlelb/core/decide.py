@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from littlelb.core.backends import Choice, choose_backends
 from littlelb.core.ipam.addressing import prefix_length
 from littlelb.core.ipam.requests import SourceRanges, family_of, parse_drain_seconds, parse_source_ranges
-from littlelb.core.model import EndpointSlice, Family, Forward, Frontend, Key, Placement, Service, ServicePort
+from littlelb.core.model import EndpointSlice, Family, Forward, Frontend, Key, Placement, Plane, Service, ServicePort
+from littlelb.core.planes import choose_plane
 from littlelb.core.reasons import Notice, Reason, Refusal
 from littlelb.core.state import Allocation, Decision, Snapshot, World
 
@@ -22,6 +23,7 @@ class _Terms:
 
     service: Service
     slices: tuple[EndpointSlice, ...]
+    plane: Plane
     ranges: SourceRanges
     drain_seconds: int | None
 
@@ -31,7 +33,9 @@ def decide(key: Key, snapshot: Snapshot, allocation: Allocation, world: World) -
     service = snapshot.services[key]
     ranges = parse_source_ranges(service)
     drain_seconds, drain_notice = parse_drain_seconds(service)
-    terms = _Terms(service, snapshot.slices.get(key, ()), ranges, drain_seconds)
+    terms = _Terms(
+        service, snapshot.slices.get(key, ()), choose_plane(service, snapshot.settings), ranges, drain_seconds
+    )
     choices = _choices(terms, allocation.frontends, world)
     forwards = tuple((f, _forward(terms, choice)) for f, choice in choices.items() if choice.refusal is None)
     refused = tuple(Refusal(c.refusal.reason, c.refusal.message, f) for f, c in choices.items() if c.refusal)
@@ -77,7 +81,7 @@ def _forward(terms: _Terms, choice: Choice) -> Forward:
         service=terms.service.key,
         backends=choice.backends,
         source_ranges=terms.ranges.nets,
-        affinity=terms.service.session_affinity,
+        affinity_seconds=terms.service.affinity_seconds,
         drain_seconds=terms.drain_seconds,
         withdraw_seconds=terms.drain_seconds or 0,
     )

@@ -27,6 +27,13 @@ class Protocol(StrEnum):
     SCTP = "SCTP"
 
 
+class Plane(StrEnum):
+    """What moves a Service's packets: the kernel (nftables), or worker processes of ours (the pipe)."""
+
+    NFT = "nft"
+    PIPE = "pipe"
+
+
 class Family(StrEnum):
     """Address families as core/v1 spells them in `spec.ipFamilies`."""
 
@@ -100,8 +107,10 @@ class Service(Struct, frozen=True, gc=False, kw_only=True):
     ports: tuple[ServicePort, ...] = ()
     cluster_ips: tuple[str, ...] = ()
     source_ranges: tuple[str, ...] = ()
-    session_affinity: bool = False
+    affinity_seconds: int = 0
+    """`sessionAffinity: ClientIP` with its timeout (1 to 86,400, by default 10,800); 0: None."""
     external_traffic_policy_local: bool = False
+    health_check_node_port: int = 0
     ip_families: tuple[Family, ...] = ()
     publish_not_ready_addresses: bool = False
     external_ips: tuple[str, ...] = ()
@@ -147,6 +156,8 @@ class EndpointSlice(Struct, frozen=True, gc=False, kw_only=True):
     """None for an FQDN slice, which is never used."""
     ports: tuple[EndpointPort, ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
+    weight: str = ""
+    """The annotation `littlelb.io/weight`, as written."""
     fault: str = ""
     """What in it could not be used; the rest of the slice counts."""
 
@@ -169,6 +180,8 @@ class Node(Struct, frozen=True, gc=False, kw_only=True):
     """InternalIPs, in the order of `status.addresses`."""
     labels: Mapping[str, str] = {}
     pod_networks: tuple[Net, ...] = ()
+    weight: str = ""
+    """The annotation `littlelb.io/weight`, as written."""
     ready: bool = True
     leaving: bool = False
     """Has a deletionTimestamp or the taint ToBeDeletedByClusterAutoscaler."""
@@ -217,14 +230,18 @@ class HostFacts:
 
 
 class Frontend(Struct, frozen=True, gc=False, order=False, cache_hash=True):
-    """Where clients knock: one address, protocol and port."""
+    """Where clients knock: one address, protocol and port, or a range of ports."""
 
     address: Ip
     protocol: Protocol
     port: int
+    last_port: int = 0
+    """The last port of a range that begins with `port`; 0: it is one port."""
 
     def __str__(self) -> str:
         """`192.0.2.7 port 80/TCP`, for messages."""
+        if self.last_port:
+            return f"{self.address} ports {self.port}-{self.last_port}/{self.protocol}"
         return f"{self.address} port {self.port}/{self.protocol}"
 
 
@@ -252,6 +269,11 @@ class Backend(Struct, frozen=True, gc=False):
 
     address: Ip
     port: int
+    """0 behind a range of ports: the port stays as the client chose it."""
+    weight: int = 1
+    """Share of new connections, relative to the other backends; never 0."""
+    keeps_source: bool = False
+    """It sees the client's address: its answers are known to come back through this machine (nft only)."""
 
 
 class Forward(Struct, frozen=True, gc=False, kw_only=True):
@@ -262,7 +284,11 @@ class Forward(Struct, frozen=True, gc=False, kw_only=True):
     """Empty: connections are refused at once."""
     source_ranges: tuple[Net, ...] | None = None
     """None: everybody; empty: nobody. A family without a range of its own is unrestricted (as in kube-proxy)."""
-    affinity: bool = False
+    plane: Plane = Plane.PIPE
+    affinity_seconds: int = 0
+    """How long after its last connection a client address keeps its backend; 0: every connection is chosen for anew."""
+    from_link_only: bool = False
+    """Only what enters by the link device: kube-proxy on this node serves the pods and processes of the node."""
     drain_seconds: int | None = None
     """How long flows of a removed backend may go on; None: until they end by themselves."""
     withdraw_seconds: int = 0

@@ -19,6 +19,7 @@ from littlelb.core.model import (
     Net,
     Node,
     Placement,
+    Plane,
     Protocol,
     Publication,
     Service,
@@ -55,6 +56,22 @@ class OffSubnet(StrEnum):
     REFUSE = "refuse"
 
 
+class SourceAddress(StrEnum):
+    """`--source-address`: whose address does a backend see?"""
+
+    AUTO = "auto"
+    """The client's where the answers are known to come back through this machine, else this machine's."""
+    KEEP = "keep"
+    MASQUERADE = "masquerade"
+
+
+class LocalPolicy(StrEnum):
+    """`--local-policy`: what becomes of externalTrafficPolicy Local where the client's address cannot be kept?"""
+
+    WARN = "warn"
+    STRICT = "strict"
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The part of the configuration that decisions depend on."""
@@ -74,8 +91,16 @@ class Settings:
     in_cluster: bool = False
     stand_alone: bool = False
     """Objects come from a folder."""
-    protocols: frozenset[Protocol] = frozenset({Protocol.TCP})
-    """What the data plane can forward."""
+    planes: tuple[Plane, ...] = (Plane.PIPE,)
+    """Those that work on this machine; the first one is taken where a Service says nothing."""
+    no_nft: str = ""
+    """Why the kernel plane does not work here, or is not to be used."""
+    source_address: SourceAddress = SourceAddress.AUTO
+    local_policy: LocalPolicy = LocalPolicy.WARN
+    routed_networks: tuple[Net, ...] = ()
+    """Networks whose answers are known to come back through this machine."""
+    node_name: str = ""
+    """This machine's name as a node of the cluster; empty: it is none."""
 
 
 @dataclass(frozen=True, slots=True)

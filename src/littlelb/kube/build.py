@@ -82,7 +82,7 @@ def build_service(wire: WireService) -> Service:
         ),
         cluster_ips=tuple(spec.clusterIPs or ((spec.clusterIP,) if spec.clusterIP else ())),
         source_ranges=tuple(spec.loadBalancerSourceRanges or ()),
-        session_affinity=spec.sessionAffinity == "ClientIP",
+        affinity_seconds=10_800 if spec.sessionAffinity == "ClientIP" else 0,
         external_traffic_policy_local=spec.externalTrafficPolicy == "Local",
         ip_families=tuple(spec.ipFamilies or ()),
         publish_not_ready_addresses=bool(spec.publishNotReadyAddresses),

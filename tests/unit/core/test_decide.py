@@ -11,9 +11,9 @@ VIP = "203.0.113.7"
 def test_what_the_service_says_reaches_the_forward() -> None:
     """Source ranges, affinity, drain."""
     asked = service(
-        "web", VIP, source_ranges=("192.0.2.0/24",), session_affinity=True,
+        "web", VIP, source_ranges=("192.0.2.0/24",), affinity_seconds=60,
         annotations={"littlelb.io/drain-seconds": "7"},
     )  # fmt: skip
     (forward,) = compute(snapshot(asked)).forwards.values()
     assert forward.source_ranges == (ip_network("192.0.2.0/24"),)
-    assert (forward.affinity, forward.drain_seconds, forward.withdraw_seconds) == (True, 7, 7)
+    assert (forward.affinity_seconds, forward.drain_seconds, forward.withdraw_seconds) == (60, 7, 7)

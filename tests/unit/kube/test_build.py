@@ -115,7 +115,7 @@ def test_a_whole_service_is_reduced_to_what_a_balancer_needs() -> None:
         ports=(ServicePort(53, Protocol.UDP, "dns", 30053), ServicePort(80)),
         cluster_ips=("10.96.0.1", "2001:db8::1"),
         source_ranges=(" 192.0.2.0/24 ",),
-        session_affinity=True,
+        affinity_seconds=10_800,
         external_traffic_policy_local=True,
         ip_families=(Family.IPV4, Family.IPV6),
         publish_not_ready_addresses=True,

@@ -42,7 +42,7 @@ def _forward(forward: Forward) -> str:
     details = [forward.service]
     if forward.source_ranges is not None:
         details.append(f"from {_networks(forward.source_ranges)} only")
-    if forward.affinity:
+    if forward.affinity_seconds:
         details.append("session affinity")
     if forward.drain_seconds is not None:
         details.append(f"drain {forward.drain_seconds} s")

@@ -17,6 +17,7 @@ from littlelb.core.ipam.addressing import default_address, index_cluster, judge_
 from littlelb.core.ipam.cases import Age, Case, ClusterAddresses, Docket
 from littlelb.core.ipam.requests import judge_annotations, parse_address, parse_request, quote, selects
 from littlelb.core.model import Family, Frontend, Grant, Ip, Key, Listener, Service
+from littlelb.core.planes import FORWARDED, choose_plane
 from littlelb.core.reasons import Notice, Reason, Refusal
 from littlelb.core.state import Allocation, DefaultAddress, DesiredState, Snapshot
 
@@ -246,7 +247,7 @@ def _judge_ports(case: Case, address: Ip, snapshot: Snapshot) -> tuple[list[Fron
     bad: list[Refusal] = []
     for port in case.service.ports:
         frontend = Frontend(address, port.protocol, port.port)
-        refusal = _judge_port(frontend, case.grant, snapshot)
+        refusal = _judge_port(case.service, frontend, case.grant, snapshot)
         if refusal is None and frontend in good:
             refusal = Refusal(Reason.INVALID_PORT, f"port {port.port}/{port.protocol} is listed twice", frontend)
         if refusal is None:
@@ -258,13 +259,14 @@ def _judge_ports(case: Case, address: Ip, snapshot: Snapshot) -> tuple[list[Fron
     return list(good), bad
 
 
-def _judge_port(frontend: Frontend, grant: Grant, snapshot: Snapshot) -> Refusal | None:
+def _judge_port(service: Service, frontend: Frontend, grant: Grant, snapshot: Snapshot) -> Refusal | None:
     """Refuse what is no port, what no plane forwards, and what this host itself listens on."""
     if not 1 <= frontend.port <= 65_535:
         return Refusal(Reason.INVALID_PORT, f"port {quote(str(frontend.port))} is not from 1 to 65535", frontend)
-    if frontend.protocol not in snapshot.settings.protocols:
-        able = " and ".join(sorted(snapshot.settings.protocols))
-        message = f"port {frontend.port}/{frontend.protocol}: this data plane forwards {able} only"
+    plane = choose_plane(service, snapshot.settings)
+    if frontend.protocol not in FORWARDED[plane]:
+        able = " and ".join(sorted(FORWARDED[plane]))
+        message = f"port {frontend.port}/{frontend.protocol}: the {plane} plane forwards {able} only"
         return Refusal(Reason.PROTOCOL_NOT_SUPPORTED, message, frontend)
     if frontend in grant.frontends:
         return None

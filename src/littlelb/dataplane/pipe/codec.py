@@ -32,9 +32,9 @@ def render_rule(frontend: Frontend, forward: Forward, *, lent: bool) -> Json:
     return {
         "frontend": render_frontend(frontend),
         "service": forward.service,
-        "backends": [[str(backend.address), backend.port] for backend in forward.backends],
+        "backends": [[str(backend.address), backend.port, backend.weight] for backend in forward.backends],
         "ranges": None if ranges is None else [str(network) for network in ranges],
-        "affinity": forward.affinity,
+        "affinity": forward.affinity_seconds,
         "drain": forward.drain_seconds,
         "withdraw": forward.withdraw_seconds,
         "lent": lent,
@@ -51,7 +51,7 @@ def parse_rule(item: object) -> tuple[Frontend, Forward]:
             service=text(item.get("service")),
             backends=tuple(_backend(pair) for pair in sequence(item.get("backends"))),
             source_ranges=None if ranges is None else tuple(ip_network(text(network)) for network in sequence(ranges)),
-            affinity=item.get("affinity") is True,
+            affinity_seconds=integer(item.get("affinity"), 0, 1 << 31),
             drain_seconds=None if drain is None else integer(drain, 0, 1 << 31),
             withdraw_seconds=integer(item.get("withdraw"), 0, 1 << 31),
         )
@@ -61,8 +61,8 @@ def parse_rule(item: object) -> tuple[Frontend, Forward]:
 
 def _backend(pair: object) -> Backend:
     match sequence(pair):
-        case [address, port]:
-            return Backend(ip_address(text(address)), integer(port, 1, 65535))
+        case [address, port, weight]:
+            return Backend(ip_address(text(address)), integer(port, 1, 65535), integer(weight, 1, 1 << 31))
         case _:
             raise WireError(f"{pair!r:.80} is not a backend")
 

@@ -43,7 +43,7 @@ class Route:
         """At most, in an answer that tells this rule or its counters."""
         self.drain = None if rule.get("drain") is None else integer(rule.get("drain"), 0, MAX_SECONDS)
         self._ranges = _ranges(rule.get("ranges"))
-        self._affinity = rule.get("affinity") is True
+        self._affinity = bool(rule.get("affinity"))
         self._names = {f"{address} {port}": (address, port) for address, port in self.backends}
         self._next = start
         self._suspects: dict[Backend, float] = {}
@@ -102,7 +102,7 @@ class Tally:
 
 def _backend(item: object) -> Backend:
     match sequence(item):
-        case [address, port]:
+        case [address, port, *_weight]:
             return _address(address), integer(port, 1, 65535)
         case _:
             raise WireError(f"{item!r:.80} is not a backend")

@@ -49,7 +49,7 @@ def test_keys(key: Frontend | Ip | Key, text: str) -> None:
                 service="default/web",
                 backends=(ONE,),
                 source_ranges=(ip_network("192.0.2.0/24"),),
-                affinity=True,
+                affinity_seconds=60,
                 drain_seconds=30,
             ),
             "10.1.0.11:8080 (default/web, from 192.0.2.0/24 only, session affinity, drain 30 s)",

@@ -28,7 +28,7 @@ forwards = st.builds(
     service=st.just("default/web"),
     backends=st.lists(st.builds(Backend, st.ip_addresses(v=4), st.integers(1, 65535)), max_size=5).map(tuple),
     source_ranges=st.none() | st.lists(networks, max_size=3).map(tuple),
-    affinity=st.booleans(),
+    affinity_seconds=st.integers(0, 86_400),
     drain_seconds=st.none() | st.integers(0, 3600),
     withdraw_seconds=st.integers(0, 3600),
 )
