@@ -1,0 +1,1 @@
+"""Speaks nfnetlink: nf_tables transactions, set elements, dumps, notifications; conntrack. Knows no Services."""
