@@ -5,7 +5,7 @@ hint ──→ (min interval) ──→ full pass
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 import structlog
@@ -62,6 +62,11 @@ class Loop:
     def hint(self) -> None:
         """Somebody may have touched what is ours: look at the world, not at belief."""
         self._full = True
+        self._woken.set()
+
+    def look_again(self, addresses: Iterable[Ip]) -> None:
+        """Try these addresses again, and nothing else: what they waited for beside the passes has happened."""
+        self._reconciler.look_again(addresses)
         self._woken.set()
 
     def heard_outcome(self, failed: bool) -> None:

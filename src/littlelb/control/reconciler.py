@@ -63,6 +63,7 @@ class Reconciler:
         self._linger = Linger()
         self._outcome = Outcome()
         self._removing = True
+        self._again: frozenset[Ip] = frozenset()
         self._number = 0
 
     def use(self, targets: Sequence[AnyTarget], *, removing: bool = True) -> None:
@@ -87,15 +88,30 @@ class Reconciler:
         """No flow is left: addresses that stayed for some need not."""
         self._linger.end()
 
+    def look_again(self, addresses: Iterable[Ip]) -> None:
+        """Something that these addresses waited for has happened: the next pass tries them again."""
+        self._again |= frozenset(addresses)
+
     async def run_pass(self, *, full: bool) -> PassResult:
         """Bring the world to what the store says it should be."""
         state = compute(self._store.snapshot(), None if full and self._decided is None else self._decided)
+        state = self._with_another_look(state)
         touched = None if full else state.touched
         self._outcome = outcome = Outcome() if touched is None else self._outcome.left_for(touched)
         result = await self._apply(state, outcome, full=touched is None)
         self._decided = state
         self._tell_store(state, outcome.blocking, touched)
         return result
+
+    def _with_another_look(self, state: DesiredState) -> DesiredState:
+        """Let an incremental pass touch what waited, too; of the Services, only those withheld can have done so."""
+        again, self._again = self._again, frozenset()
+        if state.touched is None or not again:
+            return state
+        touched, shown = state.touched, self._shown
+        waited = {k for k in shown.withheld if any(ip in again for ip, _ in shown.decisions[k].placements)}
+        wider = replace(touched, addresses=touched.addresses | again, services=touched.services | waited)
+        return replace(state, touched=wider)
 
     async def withdraw(self) -> PassResult:
         """Take away everything that bears our mark, in order; the addresses of draining flows stay until they end."""
@@ -156,7 +172,7 @@ class Reconciler:
 
     async def _bring_up(self, state: DesiredState, observed: Observed, outcome: Outcome) -> DesiredState:
         """Make what is wanted, from the inside out; what fails goes no further."""
-        able = withhold(state, outcome.blocking)
+        able = withhold(state, outcome.blocking, self._shown.publications)
         for target in self._targets:
             if target.phase.name in outcome.unread:
                 break  # what stands before the later phases is not known: nothing new goes further
@@ -170,7 +186,7 @@ class Reconciler:
             failed = await apply_changes(target, diff(wanted, seen, keys).bring_up(), outcome)
             if failed and target.phase is not Phase.PUBLISH:
                 outcome.blocking.update(failed)
-                able = withhold(state, outcome.blocking)
+                able = withhold(state, outcome.blocking, self._shown.publications)
         return able
 
     def _services_of(self, subjects: Mapping[Any, Failure]) -> set[Key]:

@@ -44,6 +44,8 @@ class Changes(Generic[K, V]):
 class Severity(StrEnum):
     """Will a failure pass by itself?"""
 
+    WAITING = "waiting"
+    """Nothing is wrong: the target does its part beside the passes, and wakes the loop for this key when it is done."""
     TRANSIENT = "transient"
     PERMANENT = "permanent"
 
@@ -107,4 +109,4 @@ class PassReport:
     @property
     def failed(self) -> bool:
         """Is there anything to try again?"""
-        return bool(self.failures or self.unread)
+        return bool(self.unread) or any(f.severity is not Severity.WAITING for f in self.failures.values())

@@ -6,10 +6,11 @@ state and puts the reason into the publication instead.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TypeAlias
 
 from littlelb.core.model import Condition, Frontend, Ingress, Ip, Key, PortError, Protocol, Publication
-from littlelb.core.plan import Failure
+from littlelb.core.plan import Failure, Severity
 from littlelb.core.reasons import Reason
 from littlelb.core.state import Decision, DesiredState
 
@@ -97,8 +98,14 @@ def _conditions(
     return served, Condition(PORTS_ERROR, "True", ports[0][1][0], words[:MAX_MESSAGE])
 
 
-def withhold(state: DesiredState, failures: Failures) -> DesiredState:
-    """Take out of the later phases what failed in an earlier one, and publish why."""
+def withhold(
+    state: DesiredState, failures: Failures, shown: Mapping[Key, Publication] = MappingProxyType({})
+) -> DesiredState:
+    """Take out of the later phases what failed in an earlier one, and publish why.
+
+    What only waits (`Severity.WAITING`) is nothing to tell: its Service shows what it showed before (`shown`), if it
+    showed anything; else it has no publication yet.
+    """
     if not failures:
         return state
     affected = _affected(state, failures)
@@ -106,7 +113,12 @@ def withhold(state: DesiredState, failures: Failures) -> DesiredState:
     lost: set[Frontend] = set()
     for key in affected:
         decision = state.decisions[key]
-        publications[key] = compute_publication(decision, failures)
+        if not _waits(decision, failures):
+            publications[key] = compute_publication(decision, failures)
+        elif key in shown and shown[key].uid == decision.uid:
+            publications[key] = shown[key]
+        else:
+            publications.pop(key, None)
         lost.update(f for f, _ in decision.forwards if failure_of(f, key, failures) is not None)
     gone = {f.address for f in lost} - {
         f.address for k in affected for f, _ in state.decisions[k].forwards if f not in lost
@@ -120,6 +132,12 @@ def withhold(state: DesiredState, failures: Failures) -> DesiredState:
         publications=publications,
         withheld=frozenset(affected),
     )
+
+
+def _waits(decision: Decision, failures: Failures) -> bool:
+    """Is something of it under way, so that soon there will be something else to tell?"""
+    found = (failure_of(frontend, decision.service, failures) for frontend, _ in decision.forwards)
+    return any(failure is not None and failure.severity is Severity.WAITING for failure in found)
 
 
 def _affected(state: DesiredState, failures: Failures) -> set[Key]:

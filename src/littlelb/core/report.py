@@ -188,7 +188,8 @@ def decode_report(octets: bytes) -> StatusReport:
 def _compute_pass(last: PassReport | None) -> PassStatus | None:
     if last is None:
         return None
-    lines = [_failure_line(str(what), failure) for what, failure in last.known.items()]
+    wrong = ((what, failure) for what, failure in last.known.items() if failure.severity is not Severity.WAITING)
+    lines = [_failure_line(str(what), failure) for what, failure in wrong]
     lines += [_failure_line(f"phase {phase.lower()}", failure) for phase, failure in last.unread.items()]
     return PassStatus(
         number=last.number,

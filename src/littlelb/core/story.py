@@ -57,7 +57,7 @@ def tell(
         old, new = before.publications.get(key), after.publications.get(key)
         if old is None and (old := shown(key)) is not None and _problem(new):
             old = replace(old, conditions=())
-        if old != new:
+        if old != new and (new is not None or key not in after.decisions):  # else it waits: nothing to tell yet
             yield from _publication(key, old, new)
         yield from _notices(before.decisions.get(key), after.decisions.get(key))
 

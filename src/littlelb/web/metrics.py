@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from littlelb.core.interfaces import Phase
 from littlelb.core.model import Frontend
-from littlelb.core.plan import PassReport
+from littlelb.core.plan import PassReport, Severity
 from littlelb.core.report import ServiceState, ServiceStatus, StatusReport
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -43,8 +43,9 @@ class Metrics:
         self._passes.inc()
         self._changes.inc(report.changes)
         self._seconds.observe(report.duration_seconds)
-        for what in report.failures:
-            self._failures.labels(_phase(what)).inc()
+        for what, failure in report.failures.items():
+            if failure.severity is not Severity.WAITING:
+                self._failures.labels(_phase(what)).inc()
         for phase in report.unread:
             self._failures.labels(phase.lower()).inc()
 

@@ -11,7 +11,7 @@ from littlelb.control.loop import Loop, Timings
 from littlelb.control.reconciler import PassResult, Reconciler
 from littlelb.control.store import Store
 from littlelb.core.interfaces import Phase
-from littlelb.core.plan import Failure
+from littlelb.core.plan import Failure, Severity
 from littlelb.testing.clock import LoopClock, run_virtual
 from littlelb.testing.fake_target import FakeTarget
 from tests.worlds import HOST, STAND_ALONE, frontend, ip, service
@@ -151,6 +151,25 @@ def test_what_fails_beside_the_passes_is_tried_again_too() -> None:
         engine.loop.heard_outcome(failed=False)
         await asyncio.sleep(0.1)
         assert engine.address.full_observations == full + 2
+
+    _run(scenario)
+
+
+def test_waiting_is_no_reason_to_try_again_until_it_is_over() -> None:
+    """Neither a retry nor a backoff comes of it; the answer wakes the loop at once, without reading the world."""
+
+    async def scenario(engine: Engine) -> None:
+        engine.address.fails[ip(VIP)] = Failure("Pending", "asking the LAN", Severity.WAITING)
+        engine.list_all()
+        engine.store.services.upsert(service("web", VIP))
+        await asyncio.sleep(30)
+        made, full = len(engine.passes), engine.address.full_observations
+        assert made <= 2
+        engine.address.fails.clear()
+        engine.loop.look_again([ip(VIP)])
+        await asyncio.sleep(0.1)
+        assert engine.address.world.keys() == {ip(VIP)}
+        assert (len(engine.passes), engine.address.full_observations) == (made + 1, full)
 
     _run(scenario)
 

@@ -13,7 +13,7 @@ from littlelb.control.store import Store
 from littlelb.core.errors import Transient
 from littlelb.core.interfaces import Phase
 from littlelb.core.model import Protocol, Service, ServicePort
-from littlelb.core.plan import Failure
+from littlelb.core.plan import Failure, Severity
 from littlelb.core.state import DesiredState, Settings, Touched
 from littlelb.testing.fake_target import FakeTarget
 from tests.worlds import HOST, STAND_ALONE, frontend, ip, piece, service
@@ -212,6 +212,32 @@ def test_a_failure_stands_while_passes_look_at_other_things() -> None:
         result = await machine.go(full=True)
         assert (result.report.known, machine.published("default/web")) == ({}, [VIP])
         assert machine.store.grants["default/web"].addresses == {ip(VIP)}
+
+    _run(scenario)
+
+
+def test_what_waits_is_tried_again_by_itself() -> None:
+    """When what an address waited for has happened, a pass touches that address and its Services, and nothing else."""
+
+    async def scenario(machine: Machine) -> None:
+        machine.put(service("web", VIP), service("api", OTHER))
+        address = machine.targets[Phase.ADDRESS]
+        address.fails[ip(VIP)] = Failure("Pending", "asking the LAN", Severity.WAITING)
+        result = await machine.go(full=True)
+        assert not result.report.failed
+        assert machine.addresses == {OTHER}
+        assert machine.targets[Phase.PUBLISH].world.keys() == {"default/api"}
+        await machine.go()
+        assert machine.transcript == []
+        address.fails.clear()
+        observed = address.full_observations
+        machine.reconciler.look_again([ip(VIP)])
+        result = await machine.go()
+        assert machine.transcript == [f"add ADDRESS {VIP}", f"add ANNOUNCE {VIP}", "add PUBLISH default/web"]
+        assert (result.report.known, address.full_observations) == ({}, observed)
+        assert machine.store.grants["default/web"].addresses == {ip(VIP)}
+        machine.reconciler.look_again([ip(VIP)])
+        assert (await machine.go()).report.changes == 0
 
     _run(scenario)
 

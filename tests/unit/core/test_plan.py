@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from littlelb.core.plan import Changes, Failure, PassReport, diff
+from littlelb.core.plan import Changes, Failure, PassReport, Severity, diff
 
 WORLDS = st.dictionaries(st.integers(0, 20), st.text(max_size=2), max_size=12)
 
@@ -46,3 +46,6 @@ def test_a_report_with_anything_to_try_again_has_failed() -> None:
     assert not PassReport(1, 0.0, 0.0, 0).failed
     assert PassReport(1, 0.0, 0.0, 0, failures={"default/web": failure}).failed
     assert PassReport(1, 0.0, 0.0, 0, unread={"ADDRESS": failure}).failed
+    waiting = Failure("Pending", "soon", Severity.WAITING)
+    assert not PassReport(1, 0.0, 0.0, 0, failures={"default/web": waiting}).failed
+    assert PassReport(1, 0.0, 0.0, 0, failures={"default/web": waiting, "default/api": failure}).failed

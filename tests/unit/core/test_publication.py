@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from littlelb.core.desired import compute
 from littlelb.core.model import Frontend, Ip, PortError, Protocol, Publication, ServicePort
-from littlelb.core.plan import Failure
+from littlelb.core.plan import Failure, Severity
 from littlelb.core.publication import PORTS_ERROR, SERVED, withhold
 from tests.worlds import STAND_ALONE, frontend, grant, ip, piece, service, snapshot
 
@@ -121,3 +121,25 @@ def test_what_failed_never_reaches_a_later_phase(subjects: set[Frontend | Ip | s
         assert any(errors) is failed
     held = {one.address for one in left.forwards}
     assert left.placements.keys() == left.announcements.keys() == held & state.placements.keys()
+
+
+WAITING = Failure("Pending", f"asking the LAN whether {OTHER} is free", Severity.WAITING)
+
+
+def test_what_waits_shows_what_it_showed_before() -> None:
+    """A Service that moves is published where it was until the new address is known to be free."""
+    state = compute(snapshot(service("web", OTHER), grants={"default/web": grant(frontend(VIP))}))
+    shown = compute(snapshot(service("web", VIP))).publications
+    left = withhold(state, {ip(OTHER): WAITING}, shown)
+    assert left.publications == shown
+    assert left.forwards.keys() == {frontend(VIP)}
+    assert left.withheld == {"default/web"}
+
+
+def test_what_waits_and_showed_nothing_is_not_published() -> None:
+    """A write for each of ten thousand Services that are served a second later would be one too many."""
+    state = compute(snapshot(service("web", OTHER), service("api", VIP)))
+    left = withhold(state, {ip(OTHER): WAITING})
+    assert left.publications.keys() == {"default/api"}
+    of_another = {"default/web": Publication(uid="of the Service of this name before")}
+    assert withhold(state, {ip(OTHER): WAITING}, of_another).publications.keys() == {"default/api"}

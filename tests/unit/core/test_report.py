@@ -135,6 +135,19 @@ def test_pending_before_the_first_pass() -> None:
     assert (service.state, service.holder) == (ServiceState.PENDING, "")
 
 
+def test_waiting_is_pending_and_no_failure() -> None:
+    """The reason is the Service's; the pass has not failed at anything."""
+    decision = Decision(KEY, "u", forwards=((HTTP, forward(POD)),))
+    waiting = Failure(Reason.PENDING, f"asking the LAN whether {HTTP.address} is free", Severity.WAITING)
+    service = status(decision, {HTTP.address: waiting})
+    assert service.state is ServiceState.PENDING
+    assert service.reasons == (ReasonLine("Pending", f"{HTTP.address}: {waiting.message}"),)
+    last = PassReport(4, 100.0, 0.5, 2, {HTTP.address: waiting})
+    report = compute_report(DAEMON, Snapshot(Settings(), HostFacts("eth0")), DesiredState(), last, {})
+    assert report.last_pass is not None
+    assert report.last_pass.failures == ()
+
+
 @pytest.mark.parametrize("subject", [HTTP, VIP])
 def test_failure_of_frontend_or_address(subject: Frontend | Ip) -> None:
     """What the world refused is not shown as served, and the reason names it."""

@@ -7,12 +7,12 @@ from msgspec import structs
 
 from littlelb.core.desired import compute
 from littlelb.core.model import Ingress, Publication, Service
-from littlelb.core.plan import Failure
+from littlelb.core.plan import Failure, Severity
 from littlelb.core.publication import withhold
 from littlelb.core.reasons import Reason
 from littlelb.core.state import DesiredState, Snapshot
 from littlelb.core.story import EventType, Happening, changed_keys, tell
-from tests.worlds import STAND_ALONE, dirty, frontend, grant, piece, service, snapshot
+from tests.worlds import STAND_ALONE, dirty, frontend, grant, ip, piece, service, snapshot
 
 VIP, OTHER = "203.0.113.7", "203.0.113.8"
 EMPTY = compute(snapshot())
@@ -161,3 +161,13 @@ def test_waiting_for_the_api_server_is_no_failure() -> None:
     (event,) = _tell(EMPTY, waiting)
     assert (event.type, event.reason, event.failed) == (EventType.NORMAL, "EnsuringLoadBalancer", False)
     assert [e.reason for e in _tell(waiting, state)] == ["IPAllocated", "EnsuredLoadBalancer"]
+
+
+def test_waiting_for_the_lan_is_nothing_to_tell() -> None:
+    """Neither when it begins, also of a Service that showed an address before this daemon began, nor as a recovery."""
+    state = compute(_world(service("web", VIP)))
+    probing = Failure(Reason.PENDING, f"asking the LAN whether {VIP} is free", Severity.WAITING)
+    waiting = withhold(state, {ip(VIP): probing})
+    assert _tell(EMPTY, waiting) == []
+    assert list(tell(EMPTY, waiting, ["default/web"], lambda _key: state.publications["default/web"])) == []
+    assert [happening.reason for happening in _tell(waiting, state)] == ["IPAllocated", "EnsuredLoadBalancer"]
