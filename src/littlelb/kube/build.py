@@ -34,6 +34,7 @@ from littlelb.kube.wire import (
     OUR_PREFIX,
     PORTS_ERROR_CONDITION,
     SERVICE_NAME_LABEL,
+    WEIGHT_ANNOTATION,
     WireEndpoint,
     WireEndpointConditions,
     WireIngress,
@@ -48,6 +49,8 @@ from littlelb.kube.wire import (
 )
 
 CACHED_ADDRESSES = 16_384
+DEFAULT_AFFINITY_SECONDS = 10_800
+"""core/v1 `DefaultClientIPServiceAffinitySeconds`."""
 _NO_TEXTS: Mapping[str, str] = {}
 _NO_META = WireMeta()
 _NO_SPEC = WireServiceSpec()
@@ -82,8 +85,9 @@ def build_service(wire: WireService) -> Service:
         ),
         cluster_ips=tuple(spec.clusterIPs or ((spec.clusterIP,) if spec.clusterIP else ())),
         source_ranges=tuple(spec.loadBalancerSourceRanges or ()),
-        affinity_seconds=10_800 if spec.sessionAffinity == "ClientIP" else 0,
+        affinity_seconds=_affinity(spec),
         external_traffic_policy_local=spec.externalTrafficPolicy == "Local",
+        health_check_node_port=spec.healthCheckNodePort or 0,
         ip_families=tuple(spec.ipFamilies or ()),
         publish_not_ready_addresses=bool(spec.publishNotReadyAddresses),
         external_ips=tuple(spec.externalIPs or ()),
@@ -104,6 +108,16 @@ def _relevant(annotations: dict[str, str] | None) -> Mapping[str, str]:
         if key in ANNOTATIONS_OF_PEERS or key.startswith(OUR_PREFIX)
     }
     return kept or _NO_TEXTS
+
+
+def _affinity(spec: WireServiceSpec) -> int:
+    """Read the timeout; what is out of range is left to the core to judge, and 0, which would read as None, is -1."""
+    if spec.sessionAffinity != "ClientIP":
+        return 0
+    client = spec.sessionAffinityConfig and spec.sessionAffinityConfig.clientIP
+    if not client or client.timeout_seconds is None:
+        return DEFAULT_AFFINITY_SECONDS
+    return client.timeout_seconds or -1
 
 
 def _ingress(status: WireServiceStatus) -> tuple[Ingress, ...]:
@@ -156,6 +170,7 @@ def build_slice(wire: WireSlice) -> EndpointSlice:
             for port in wire.ports or ()
         ),
         endpoints=endpoints,
+        weight=(meta.annotations or _NO_TEXTS).get(WEIGHT_ANNOTATION, ""),
         fault=fault,
     )
 
@@ -223,6 +238,7 @@ def build_node(wire: WireNode) -> Node:
         addresses=_internal_ips(status),
         labels=labels or _NO_TEXTS,
         pod_networks=_networks(spec.podCIDRs or ([spec.podCIDR] if spec.podCIDR else [])),
+        weight=(meta.annotations or _NO_TEXTS).get(WEIGHT_ANNOTATION, ""),
         ready=all(entry.status == "True" for entry in status.conditions or () if entry.type == "Ready"),
         leaving=meta.deletion_timestamp is not None
         or any(taint.key == DELETION_TAINT for taint in spec.taints or ())

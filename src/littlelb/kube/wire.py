@@ -17,6 +17,7 @@ SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 EXCLUDE_LABEL = "node.kubernetes.io/exclude-from-external-load-balancers"
 DELETION_TAINT = "ToBeDeletedByClusterAutoscaler"
 OUR_PREFIX = "littlelb.io/"
+WEIGHT_ANNOTATION = "littlelb.io/weight"
 PORTS_ERROR_CONDITION = "LoadBalancerPortsError"
 ANNOTATIONS_OF_PEERS = frozenset(
     {
@@ -61,6 +62,18 @@ class WirePort(Struct, gc=False, rename="camel"):
     node_port: Int32 | None = None
 
 
+class WireClientIp(Struct, gc=False, rename="camel"):
+    """core/v1 ClientIPConfig."""
+
+    timeout_seconds: Int32 | None = None
+
+
+class WireAffinity(Struct, gc=False):
+    """core/v1 SessionAffinityConfig."""
+
+    clientIP: WireClientIp | None = None  # noqa: N815
+
+
 class WireServiceSpec(Struct, gc=False):
     """core/v1 ServiceSpec, with the API's spelling (`clusterIPs`, `externalIPs` do not follow camel case)."""
 
@@ -74,7 +87,9 @@ class WireServiceSpec(Struct, gc=False):
     loadBalancerIP: str | None = None  # noqa: N815
     loadBalancerSourceRanges: list[str] | None = None  # noqa: N815
     sessionAffinity: str | None = None  # noqa: N815
+    sessionAffinityConfig: WireAffinity | None = None  # noqa: N815
     externalTrafficPolicy: str | None = None  # noqa: N815
+    healthCheckNodePort: Int32 | None = None  # noqa: N815
     publishNotReadyAddresses: bool | None = None  # noqa: N815
 
 

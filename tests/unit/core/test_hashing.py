@@ -4,7 +4,7 @@ from collections import Counter
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from littlelb.core.hashing import TABLE_SIZES, maglev, maglev_size, rendezvous
@@ -112,10 +112,11 @@ def _moved(names: list[tuple[str, int]], gone: int, size: int) -> float:
     return sum(old not in (lost, new) for old, new in zip(before, after, strict=True)) / size
 
 
+@settings(max_examples=30)
 @given(st.integers(2, 100), st.data())
 def test_one_backend_less_moves_little_more_than_its_own_slots(count: int, data: st.DataObject) -> None:
     """Even shares cost something in the smallest table; in a larger one hardly any other slot moves."""
     names = [(f"10.1.{number // 250}.{number % 250}:8080", 1) for number in range(count)]
     gone = data.draw(st.integers(0, count - 1))
     assert _moved(names, gone, maglev_size([1] * count)) < 0.25
-    assert _moved(names, gone, 16_381) < 0.03
+    assert _moved(names, gone, 4_093) < 0.06

@@ -54,7 +54,9 @@ WHOLE: dict[str, Any] = {
         "externalIPs": ["203.0.113.8"],
         "ipFamilies": ["IPv4", "IPv6"],
         "sessionAffinity": "ClientIP",
+        "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 600}},
         "externalTrafficPolicy": "Local",
+        "healthCheckNodePort": 32_000,
         "publishNotReadyAddresses": True,
     },
     "status": {
@@ -115,8 +117,9 @@ def test_a_whole_service_is_reduced_to_what_a_balancer_needs() -> None:
         ports=(ServicePort(53, Protocol.UDP, "dns", 30053), ServicePort(80)),
         cluster_ips=("10.96.0.1", "2001:db8::1"),
         source_ranges=(" 192.0.2.0/24 ",),
-        affinity_seconds=10_800,
+        affinity_seconds=600,
         external_traffic_policy_local=True,
+        health_check_node_port=32_000,
         ip_families=(Family.IPV4, Family.IPV6),
         publish_not_ready_addresses=True,
         external_ips=("203.0.113.8",),
@@ -139,6 +142,22 @@ def test_every_annotation_that_the_core_reads_is_kept(name: str) -> None:
     """None is dropped on the way."""
     metadata = {"name": "web", "annotations": {name: "x", "example.com/other": "y"}}
     assert build_service(msgspec.convert({"metadata": metadata}, WireService)).annotations == {name: "x"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "seconds"),
+    [
+        ({"sessionAffinity": "None", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 5}}}, 0),
+        ({"sessionAffinity": "ClientIP"}, 10_800),
+        ({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": None}}, 10_800),
+        ({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": None}}}, 10_800),
+        ({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 86_401}}}, 86_401),
+        ({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 0}}}, -1),
+    ],
+)
+def test_affinity_has_a_timeout(spec: dict[str, Any], seconds: int) -> None:
+    """Three hours where nothing is said; what no API server would take is kept for the core to judge."""
+    assert service(**spec).affinity_seconds == seconds
 
 
 def test_an_empty_service_has_the_defaults_of_the_api() -> None:
@@ -259,6 +278,14 @@ def test_a_node_without_a_ready_condition_is_ready() -> None:
 def test_the_exclude_label_is_a_boolean(value: str, leaving: bool) -> None:
     """False keeps the node; empty or unreadable excludes it."""
     assert node({"node.kubernetes.io/exclude-from-external-load-balancers": value}).leaving is leaving
+
+
+def test_weights_are_taken_as_they_are_written() -> None:
+    """From the annotations of a slice and of a node."""
+    meta = {"name": "x", "annotations": {"littlelb.io/weight": "a lot"}}
+    assert build_slice(msgspec.convert({"metadata": meta, "addressType": "IPv4"}, WireSlice)).weight == "a lot"
+    assert build_node(msgspec.convert({"metadata": meta}, WireNode)).weight == "a lot"
+    assert (slice_of().weight, node().weight) == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from littlelb.core.model import Endpoint, EndpointPort, EndpointSlice, Family, Protocol
 from littlelb.kube.build import parse_ipv4, parse_ipv6
-from littlelb.kube.wire import WireEndpointPort, WireMeta
+from littlelb.kube.wire import WEIGHT_ANNOTATION, WireEndpointPort, WireMeta
 
 
 class WireEndpointAddress(Struct, gc=False, rename="camel"):
@@ -53,6 +53,7 @@ def split_endpoints(wire: WireEndpoints) -> Iterator[EndpointSlice]:
                 family=family,
                 ports=ports,
                 endpoints=tuple(endpoint for endpoint in endpoints if _family(endpoint) is family),
+                weight=(meta.annotations or {}).get(WEIGHT_ANNOTATION, ""),
                 fault=fault,
             )
 

@@ -22,6 +22,8 @@ from littlelb.kube.folder.endpoints import WireEndpoints, split_endpoints
 from littlelb.kube.wire import SERVICE_NAME_LABEL, WireMeta, WireNode, WireService, WireSlice
 
 DEFAULT_NAMESPACE = "default"
+MAX_AFFINITY_SECONDS = 86_400
+"""core/v1 `MaxClientIPServiceAffinitySeconds`."""
 
 Thing: TypeAlias = Service | EndpointSlice | Node
 Path: TypeAlias = tuple[str | int, ...]
@@ -195,6 +197,7 @@ def _service(value: Mapping[str, Json]) -> Service:
     if wire.spec:
         _one_of(wire.spec.sessionAffinity, {"None", "ClientIP"}, "sessionAffinity")
         _one_of(wire.spec.externalTrafficPolicy, {"Cluster", "Local"}, "externalTrafficPolicy")
+        _judge_numbers(service)
     return replace(
         service,
         uid=str(UUID(bytes=sha256(f"Service/{service.key}".encode()).digest()[:16])),
@@ -204,6 +207,15 @@ def _service(value: Mapping[str, Json]) -> Service:
         ingress=(),
         conditions=(),
     )
+
+
+def _judge_numbers(service: Service) -> None:
+    """Refuse a timeout or a port that no server would take."""
+    if service.affinity_seconds and not 1 <= service.affinity_seconds <= MAX_AFFINITY_SECONDS:
+        path = ("spec", "sessionAffinityConfig", "clientIP", "timeoutSeconds")
+        raise _Wrong(f"{_dotted(path)} is not in 1 to {MAX_AFFINITY_SECONDS}", *path)
+    if service.health_check_node_port:
+        _port_number(service.health_check_node_port, "spec", "healthCheckNodePort")
 
 
 def _known(node: Json, fields: frozenset[str], *path: str | int) -> None:

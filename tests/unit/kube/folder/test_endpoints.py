@@ -11,7 +11,8 @@ from littlelb.kube.folder.endpoints import WireEndpoints, split_endpoints
 
 def split(*subsets: dict[str, Any] | None) -> list[EndpointSlice]:
     """Split an Endpoints object of these subsets."""
-    whole = {"metadata": {"name": "web", "namespace": "shop"}, "subsets": list(subsets) if subsets != (None,) else None}
+    meta = {"name": "web", "namespace": "shop", "annotations": {"littlelb.io/weight": "3"}}
+    whole = {"metadata": meta, "subsets": list(subsets) if subsets != (None,) else None}
     return list(split_endpoints(msgspec.convert(whole, WireEndpoints)))
 
 
@@ -32,6 +33,7 @@ def test_each_subset_is_a_slice_with_its_ports() -> None:
     ]
     assert first.ports == (EndpointPort("http", Protocol.TCP, 8080),)
     assert second.ports == (EndpointPort("dns", Protocol.UDP, 53),)
+    assert (first.weight, second.weight) == ("3", "3")
 
 
 def test_families_are_parted() -> None:

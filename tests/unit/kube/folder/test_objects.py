@@ -192,6 +192,18 @@ def test_the_second_of_two_objects_of_one_name_is_an_error() -> None:
         ("  ports:\n", "  sessionAffinity: Cookie\n  ports:\n", 8, "spec.sessionAffinity 'Cookie' is none of"),
         (
             "  ports:\n",
+            "  sessionAffinity: ClientIP\n  sessionAffinityConfig: {clientIP: {timeoutSeconds: 0}}\n  ports:\n",
+            9,
+            "spec.sessionAffinityConfig.clientIP.timeoutSeconds is not in 1 to 86400",
+        ),
+        (
+            "  ports:\n",
+            "  healthCheckNodePort: 70000\n  ports:\n",
+            8,
+            "spec.healthCheckNodePort 70000 is not in 1 to 65535",
+        ),
+        (
+            "  ports:\n",
             "  externalTrafficPolicy: local\n  ports:\n",
             8,
             "spec.externalTrafficPolicy 'local' is none of",
