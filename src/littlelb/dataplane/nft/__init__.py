@@ -1,0 +1,1 @@
+"""The kernel plane: one static table, Services as its map elements."""

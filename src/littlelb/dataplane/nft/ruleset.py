@@ -1,0 +1,238 @@
+"""The skeleton: one table, loaded once as text; Services are elements of its maps, never rules (nft(8), kernel 5.11).
+
+    prerouting ─ new TCP (a pure SYN), UDP ─→ services ─→ [guard] ─→ [mixed] ─→ [sticky] ─→ class ─→ dnat to a slot
+       (output)                                   │ miss: ranges │ miss: an address that we hold: refuse
+    postrouting ─ our bit in the connection's mark ─→ [remember] ─→ kept source, or masquerade
+
+`services4` sends VIP . protocol . port to the class of its size; `random4-3` picks one of 3 slots at random, `hash4-3` by
+the client's address and port with a fixed seed, so that another machine with the same elements picks the same. A stage in
+brackets is entered only by Services that need it: its map of the same name says what comes next.
+
+Everything is decided on a connection's first packet: the chains are of type nat. Only a pure SYN opens a TCP
+connection: one that a worker process carried before this table existed is picked up by conntrack in mid-stream
+(tcp_loose), and must not be translated.
+
+Affinity: IPv4 clients are remembered in `affinity4` for the Service's timeout. nft 1.0.6 cannot write the same for IPv6
+(a key above 16 bytes aborts it), so there the slot is a hash of the client's address over a Maglev table: it stays the
+same for ever, but for the share of clients whose backend goes.
+
+A hole in a class (a lookup between two generations of the table) falls through to slot 0, which every class has.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+TABLE: Final = "littlelb"
+LAYOUT: Final = 1
+"""Counted up when the skeleton changes: a table with another number is replaced, in one transaction."""
+EXACT: Final = 64
+"""Up to so many backends of equal weight get one slot each."""
+TABLE_SIZES: Final = (67, 127, 251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521)
+"""Sizes of Maglev tables, for everybody else."""
+HASH_SEED: Final = 0x6C6C6231
+"""Fixed: two machines must agree."""
+DEFAULT_AFFINITY_SECONDS: Final = 10_800
+AFFINITY_SIZE: Final = 262_144
+"""Clients remembered at most, for each family and protocol."""
+
+MARK_OURS: Final = 0x0100_0000
+"""Bits of the connection mark (ct mark) that are ours; all others are left as they are."""
+MARK_KEEP: Final = 0x0200_0000
+"""Every backend of the Service sees the client's address."""
+MARK_MIXED: Final = 0x0400_0000
+"""Some of its backends do: those in `kept4`, `kept6`."""
+MARK_STICKY: Final = 0x0800_0000
+"""Its clients are remembered."""
+MARK_MASK: Final = 0x0F00_0000
+
+_FAMILIES: Final = ((4, "ip", "ipv4_addr"), (6, "ip6", "ipv6_addr"))
+_PROTOCOLS: Final = ("tcp", "udp")
+_NEW_TCP: Final = "tcp flags & (fin | syn | rst | ack) != syn accept"
+
+
+def class_sizes() -> Iterator[int]:
+    """All sizes that have chains."""
+    yield from range(1, EXACT + 1)
+    yield from TABLE_SIZES
+
+
+def render_skeleton() -> str:
+    """Return the text for `nft -f -`: makes the table, or replaces one of another layout, in one transaction."""
+    return "\n".join(["table inet littlelb", "delete table inet littlelb", "table inet littlelb {", *_body(), "}", ""])
+
+
+def render_affinity(seconds: Iterable[int]) -> str:
+    """Return the text that makes the chains of these timeouts."""
+    lines = ["table inet littlelb {", *(line for timeout in sorted(set(seconds)) for line in _remember(timeout)), "}"]
+    return "\n".join([*lines, ""])
+
+
+def render_ending(*, on: bool) -> str:
+    """Return the text that makes, or removes, the chains that reset flows whose time is up: they see every packet."""
+    if not on:
+        return "".join(f"delete chain inet littlelb ending-{hook}\n" for hook in ("forward", "input"))
+    lines = ["table inet littlelb {"]
+    for hook in ("forward", "input"):
+        lines += [
+            f"\tchain ending-{hook} {{",
+            f"\t\ttype filter hook {hook} priority filter - 1; policy accept;",
+            f"\t\tct mark & {MARK_OURS:#010x} == 0 accept",
+        ]
+        for number, family, _ in _FAMILIES:
+            key = f"{_original(family)} . ct reply {family} saddr . ct reply proto-src"
+            lines.append(f"\t\tmeta l4proto tcp {key} @ending{number} reject with tcp reset")
+        lines.append("\t}")
+    return "\n".join([*lines, "}", ""])
+
+
+def _body() -> Iterator[str]:
+    yield f'\tcomment "littlelb layout {LAYOUT}"'
+    yield from _shared_sets()
+    for number, family, address in _FAMILIES:
+        yield from _maps(number, family, address)
+    yield from _base_chains()
+    yield from _postrouting()
+    for number, family, _ in _FAMILIES:
+        yield from _stages(number, family)
+    yield from _remember(DEFAULT_AFFINITY_SECONDS)
+    for number, family, _ in _FAMILIES:
+        for size in class_sizes():
+            yield from _classes(number, family, size)
+
+
+def _shared_sets() -> Iterator[str]:
+    yield "\tset link { type ifname; }"
+    yield "\tset same_link { type iface_index . iface_index; }"
+
+
+def _maps(number: int, family: str, address: str) -> Iterator[str]:
+    frontend = f"{address} . inet_proto . inet_service"
+    for name in ("services", "guarded", "mixed", *(("sticky", "remember") if number == 4 else ())):
+        yield f"\tmap {name}{number} {{ type {frontend} : verdict; }}"
+    yield f"\tmap ranges{number} {{ type {frontend} : verdict; flags interval; }}"
+    slot = f"{family} daddr . meta l4proto . th dport . numgen random mod 65536"
+    yield f"\tmap slots{number} {{ typeof {slot} : {family} daddr . th dport; counter; }}"
+    yield f"\tmap range_slots{number} {{ typeof {slot} : {family} daddr; flags interval; counter; }}"
+    yield f"\tset allowed{number} {{ type {frontend} . {address}; flags interval; }}"
+    yield f"\tset kept{number} {{ type {frontend} . {address}; }}"
+    yield f"\tset ending{number} {{ type {frontend} . {address} . inet_service; }}"
+    yield f"\tset link_only{number} {{ type {frontend}; }}"
+    yield f"\tset held{number} {{ type {address}; }}"
+    yield f"\tset alive{number} {{ type {address}; }}"
+    if number == 4:
+        yield "\tmap affinity4 {"
+        yield f"\t\ttypeof ip saddr . {_frontend(family)} : ip daddr . th dport"
+        yield f"\t\tsize {AFFINITY_SIZE}"
+        yield "\t\tflags dynamic,timeout"
+        yield "\t}"
+
+
+def _base_chains() -> Iterator[str]:
+    yield "\tchain ping {"
+    yield "\t\ttype filter hook prerouting priority dstnat - 2; policy accept;"
+    yield "\t\ticmp type echo-request ip daddr @held4 ip daddr != @alive4 drop"
+    yield "\t\ticmpv6 type echo-request ip6 daddr @held6 ip6 daddr != @alive6 drop"
+    yield "\t}"
+    for hook, elsewhere in (("prerouting", "iifname != @link "), ("output", "")):
+        yield f"\tchain {hook} {{"
+        yield f"\t\ttype nat hook {hook} priority -101; policy accept;"
+        yield "\t\tmeta l4proto { icmp, icmpv6 } accept"
+        yield f"\t\t{_NEW_TCP}"
+        for number, family, _ in _FAMILIES:
+            yield f"\t\t{elsewhere}{_frontend(family)} @link_only{number} accept"
+        for number, family, _ in _FAMILIES:
+            yield f"\t\t{_frontend(family)} vmap @services{number}"
+        for number, family, _ in _FAMILIES:
+            yield f"\t\t{family} daddr @held{number} goto other{number}"
+        yield "\t}"
+
+
+def _postrouting() -> Iterator[str]:
+    yield "\tchain postrouting {"
+    yield "\t\ttype nat hook postrouting priority srcnat - 1; policy accept;"
+    yield f"\t\tct mark & {MARK_OURS:#010x} == 0 accept"
+    yield f"\t\tct mark & {MARK_STICKY:#010x} != 0 jump remember"
+    yield f"\t\tct mark & {MARK_KEEP | MARK_MIXED:#010x} == 0 masquerade fully-random"
+    yield "\t\tfib saddr type local masquerade fully-random"
+    yield "\t\tmeta iif . meta oif @same_link masquerade fully-random"
+    for _, family, _ in _FAMILIES:
+        yield f"\t\tct mark & {MARK_KEEP:#010x} != 0 snat {family} to {family} saddr"
+    for number, family, protocol in _each():
+        key = f"{_original(family)} . {family} daddr"
+        yield f"\t\tmeta l4proto {protocol} {key} @kept{number} snat {family} to {family} saddr"
+    yield "\t\tmasquerade fully-random"
+    yield "\t}"
+    yield "\tchain remember {"
+    for protocol in _PROTOCOLS:
+        yield f"\t\tmeta l4proto {protocol} {_original('ip')} vmap @remember4"
+    yield "\t}"
+
+
+def _stages(number: int, family: str) -> Iterator[str]:
+    frontend = _frontend(family)
+    yield f"\tchain other{number} {{"
+    yield f"\t\t{frontend} vmap @ranges{number}"
+    yield f"\t\tgoto refuse{number}"
+    yield "\t}"
+    yield f"\tchain refuse{number} {{"
+    yield "\t\tmeta l4proto tcp reject with tcp reset"
+    yield "\t\treject with icmpx port-unreachable"
+    yield "\t}"
+    yield f"\tchain guard{number} {{"
+    yield f"\t\t{frontend} . {family} saddr @allowed{number} {frontend} vmap @guarded{number}"
+    yield "\t\tdrop"
+    yield "\t}"
+    yield f"\tchain mixed{number} {{"
+    yield f"\t\tct mark set ct mark | {MARK_MIXED:#010x}"
+    yield f"\t\t{frontend} vmap @mixed{number}"
+    yield "\t}"
+    if number == 4:
+        for name, mark in (("sticky", MARK_OURS), ("sticky-keep", MARK_OURS | MARK_KEEP)):
+            yield f"\tchain {name}4 {{"
+            yield f"\t\tct mark set ct mark | {mark | MARK_STICKY:#010x}"
+            yield f"\t\tdnat ip to ip saddr . {frontend} map @affinity4"
+            yield f"\t\t{frontend} vmap @sticky4"
+            yield "\t}"
+
+
+def _remember(seconds: int) -> Iterator[str]:
+    yield f"\tchain remember-{seconds} {{"
+    for protocol in _PROTOCOLS:
+        update = (
+            f"update @affinity4 {{ ct original ip saddr . {_original('ip')} timeout {seconds}s : ip daddr . th dport }}"
+        )
+        yield f"\t\tmeta l4proto {protocol} {update}"
+    yield "\t}"
+
+
+def _classes(number: int, family: str, size: int) -> Iterator[str]:
+    client = f"{family} saddr . th sport"
+    slots = [
+        ("random", MARK_OURS, f"numgen random mod {size}"),
+        ("hash", MARK_OURS | MARK_KEEP, f"jhash {client} mod {size} seed {HASH_SEED:#010x}"),
+    ]
+    if number == 6 and size > EXACT:
+        slot = f"jhash ip6 saddr mod {size} seed {HASH_SEED:#010x}"
+        slots += [("client", MARK_OURS, slot), ("client-keep", MARK_OURS | MARK_KEEP, slot)]
+    for name, mark, slot in slots:
+        for kind, elements in (("", "slots"), ("-range", "range_slots")):
+            yield f"\tchain {name}{kind}{number}-{size} {{"
+            yield f"\t\tct mark set ct mark | {mark:#010x}"
+            yield f"\t\tdnat {family} to {_frontend(family)} . {slot} map @{elements}{number}"
+            yield f"\t\tdnat {family} to {_frontend(family)} . numgen random mod 1 map @{elements}{number}"
+            yield "\t}"
+
+
+def _each() -> Iterator[tuple[int, str, str]]:
+    """Families times protocols: nft 1.0.6 knows the type of `ct original proto-dst` only behind a protocol."""
+    for number, family, _ in _FAMILIES:
+        for protocol in _PROTOCOLS:
+            yield number, family, protocol
+
+
+def _frontend(family: str) -> str:
+    return f"{family} daddr . meta l4proto . th dport"
+
+
+def _original(family: str) -> str:
+    return f"ct original {family} daddr . meta l4proto . ct original proto-dst"
