@@ -37,7 +37,11 @@ def decide(key: Key, snapshot: Snapshot, allocation: Allocation, world: World) -
         service, snapshot.slices.get(key, ()), choose_plane(service, snapshot.settings), ranges, drain_seconds
     )
     choices = _choices(terms, allocation.frontends, world)
-    forwards = tuple((f, _forward(terms, choice)) for f, choice in choices.items() if choice.refusal is None)
+    forwards = tuple(
+        (f, _forward(terms, choice, held=f.address not in world.host.own))
+        for f, choice in choices.items()
+        if choice.refusal is None
+    )
     refused = tuple(Refusal(c.refusal.reason, c.refusal.message, f) for f, c in choices.items() if c.refusal)
     addresses = dict.fromkeys(frontend.address for frontend, _ in forwards)
     device = world.host.device
@@ -75,10 +79,12 @@ def _choices(terms: _Terms, frontends: tuple[Frontend, ...], world: World) -> di
     return choices
 
 
-def _forward(terms: _Terms, choice: Choice) -> Forward:
+def _forward(terms: _Terms, choice: Choice, *, held: bool) -> Forward:
     """Build FORWARD's value for one frontend."""
     return Forward(
         service=terms.service.key,
+        plane=terms.plane,
+        held=held,
         backends=choice.backends,
         source_ranges=terms.ranges.nets,
         affinity_seconds=terms.service.affinity_seconds,

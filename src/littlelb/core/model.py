@@ -289,6 +289,8 @@ class Forward(Struct, frozen=True, gc=False, kw_only=True):
     """How long after its last connection a client address keeps its backend; 0: every connection is chosen for anew."""
     from_link_only: bool = False
     """Only what enters by the link device: kube-proxy on this node serves the pods and processes of the node."""
+    held: bool = True
+    """The address is one that we put on the device: nothing else may answer on it."""
     drain_seconds: int | None = None
     """How long flows of a removed backend may go on; None: until they end by themselves."""
     withdraw_seconds: int = 0

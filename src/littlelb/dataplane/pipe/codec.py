@@ -35,6 +35,7 @@ def render_rule(frontend: Frontend, forward: Forward, *, lent: bool) -> Json:
         "backends": [[str(backend.address), backend.port, backend.weight] for backend in forward.backends],
         "ranges": None if ranges is None else [str(network) for network in ranges],
         "affinity": forward.affinity_seconds,
+        "held": forward.held,
         "drain": forward.drain_seconds,
         "withdraw": forward.withdraw_seconds,
         "lent": lent,
@@ -52,6 +53,7 @@ def parse_rule(item: object) -> tuple[Frontend, Forward]:
             backends=tuple(_backend(pair) for pair in sequence(item.get("backends"))),
             source_ranges=None if ranges is None else tuple(ip_network(text(network)) for network in sequence(ranges)),
             affinity_seconds=integer(item.get("affinity"), 0, 1 << 31),
+            held=item.get("held") is True,
             drain_seconds=None if drain is None else integer(drain, 0, 1 << 31),
             withdraw_seconds=integer(item.get("withdraw"), 0, 1 << 31),
         )
