@@ -4,9 +4,9 @@
        (output)                                   │ miss: ranges │ miss: an address that we hold: refuse
     postrouting ─ our bit in the connection's mark ─→ [remember] ─→ kept source, or masquerade
 
-`services4` sends VIP . protocol . port to the class of its size; `random4-3` picks one of 3 slots at random, `hash4-3` by
-the client's address and port with a fixed seed, so that another machine with the same elements picks the same. A stage in
-brackets is entered only by Services that need it: its map of the same name says what comes next.
+`services4` sends VIP . protocol . port to the class of its size; `random4-3` picks one of 3 slots at random, `hash4-3`
+by the client's address and port with a fixed seed, so that another machine with the same elements picks the same. A
+stage in brackets is entered only by Services that need it: its map of the same name says what comes next.
 
 Everything is decided on a connection's first packet: the chains are of type nat. Only a pure SYN opens a TCP
 connection: one that a worker process carried before this table existed is picked up by conntrack in mid-stream
