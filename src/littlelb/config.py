@@ -20,11 +20,20 @@ from littlelb.core.errors import ConfigError
 from littlelb.core.labels import parse_selector
 from littlelb.core.model import Net
 from littlelb.core.report import printable
-from littlelb.core.state import BackendsMode, DefaultAddress, OffSubnet, PrefixMode, Settings
+from littlelb.core.state import (
+    BackendsMode,
+    DefaultAddress,
+    LocalPolicy,
+    OffSubnet,
+    PrefixMode,
+    Settings,
+    SourceAddress,
+)
 from littlelb.goflags import OPTIONS, parse_bool
 
 _SUN_PATH = 107
 """Longest path of a Unix socket (unix(7)); the longest name that is made below the run directory has 40 bytes."""
+_NODE = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _CLASS = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 
 
@@ -93,6 +102,12 @@ def _check_class(name: str) -> str:
     return name
 
 
+def _check_node(name: str) -> str:
+    if name and not _NODE.fullmatch(name):
+        raise ValueError("must be the name of a node, as `kubectl get nodes` shows it")
+    return name
+
+
 def _check_selector(text: str) -> str:
     parse_selector(text)
     return text
@@ -137,6 +152,11 @@ class Config:
     max_nodes: Annotated[int, Field(ge=1, le=1000)] = 32
     off_subnet: OffSubnet = OffSubnet.WARN
     refuse_addresses: Annotated[tuple[Net, ...], BeforeValidator(_split_networks)] = ()
+    source_address: SourceAddress = SourceAddress.AUTO
+    routed_networks: Annotated[tuple[Net, ...], BeforeValidator(_split_networks)] = ()
+    local_policy: LocalPolicy = LocalPolicy.WARN
+    node_name: Annotated[str, AfterValidator(_check_node)] = ""
+    """Empty: in the cluster what the pod was told, else none."""
     pipe_workers: Annotated[int, Field(ge=1, le=64)] = Field(default_factory=_count_workers)
     connect_timeout: Annotated[float, Field(gt=0, le=300, allow_inf_nan=False)] = 5.0
     """Seconds."""
@@ -145,6 +165,8 @@ class Config:
     service_host: str = ""
     """KUBERNETES_SERVICE_HOST and _PORT: set by the kubelet in every pod."""
     service_port: str = ""
+    host_name: str = ""
+    """NODE_NAME, which a manifest sets, or this machine's name: in a pod on the host's network the node's."""
     home: Path = Path("/")
     environment: SkipValidation[Mapping[str, str]] = Field(default_factory=dict, repr=False)
     """What credential plugins inherit."""
@@ -176,6 +198,10 @@ class Config:
             external_ips=self.external_ips,
             in_cluster=self.in_cluster,
             stand_alone=not self.kubernetes,
+            source_address=self.source_address,
+            local_policy=self.local_policy,
+            routed_networks=self.routed_networks,
+            node_name=self.node_name or (self.host_name if self.in_cluster else ""),
         )
 
     def reload(self) -> "Config":
@@ -211,6 +237,7 @@ def load_config(
     values |= {
         "service_host": environ.get("KUBERNETES_SERVICE_HOST", ""),
         "service_port": environ.get("KUBERNETES_SERVICE_PORT", ""),
+        "host_name": environ.get("NODE_NAME") or os.uname().nodename.lower(),
         "home": environ.get("HOME") or "/",
         "environment": dict(environ),
         "flags": dict(flags),

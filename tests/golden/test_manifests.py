@@ -48,6 +48,12 @@ def test_the_pod_is_one_at_a_time_unprivileged_and_keeps_its_state_on_the_node()
     assert paths == {"/var/lib/littlelb", "/run/littlelb"} <= mounts
 
 
+def test_the_daemon_is_told_on_which_node_it_runs() -> None:
+    """Pods of this node are known to answer through it; the host's name may differ from the node's."""
+    (container,) = deployment("deploy/manifests")["spec"]["template"]["spec"]["containers"]
+    assert container["env"] == [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]
+
+
 def test_it_goes_where_either_spelling_of_the_label_is() -> None:
     """Terms are alternatives; one term with both keys would want both labels."""
     affinity = deployment("deploy/manifests")["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]

@@ -1,5 +1,6 @@
 """Where settings come from, which source wins, and what is said about bad ones."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import FrozenInstanceError, fields
 from ipaddress import ip_network
@@ -9,7 +10,15 @@ import pytest
 
 from littlelb.config import Config, ListenAddress, LogFormat, OnExit, Plane, load_config, read_run_dir
 from littlelb.core.errors import ConfigError
-from littlelb.core.state import BackendsMode, DefaultAddress, OffSubnet, PrefixMode, Settings
+from littlelb.core.state import (
+    BackendsMode,
+    DefaultAddress,
+    LocalPolicy,
+    OffSubnet,
+    PrefixMode,
+    Settings,
+    SourceAddress,
+)
 from littlelb.goflags import OPTIONS
 
 # flag, environment variable, field, default, a text for another value, that value
@@ -49,6 +58,17 @@ TABLE: list[tuple[str, str, str, object, str, object]] = [
         "192.0.2.0/24, 2001:db8::/64",
         (ip_network("192.0.2.0/24"), ip_network("2001:db8::/64")),
     ),
+    ("source-address", "LITTLELB_SOURCE_ADDRESS", "source_address", SourceAddress.AUTO, "keep", SourceAddress.KEEP),
+    (
+        "routed-networks",
+        "LITTLELB_ROUTED_NETWORKS",
+        "routed_networks",
+        (),
+        "10.1.0.0/16,2001:db8:1::/48",
+        (ip_network("10.1.0.0/16"), ip_network("2001:db8:1::/48")),
+    ),
+    ("local-policy", "LITTLELB_LOCAL_POLICY", "local_policy", LocalPolicy.WARN, "strict", LocalPolicy.STRICT),
+    ("node-name", "LITTLELB_NODE_NAME", "node_name", "", "n1.example.com", "n1.example.com"),
     ("pipe-workers", "LITTLELB_PIPE_WORKERS", "pipe_workers", None, "3", 3),
     ("connect-timeout", "LITTLELB_CONNECT_TIMEOUT", "connect_timeout", 5.0, "0.5", 0.5),
     ("log-format", "LITTLELB_LOG_FORMAT", "log_format", LogFormat.AUTO, "json", LogFormat.JSON),
@@ -83,7 +103,7 @@ def test_every_setting(flag: str, variable: str, field: str, default: object, te
 def test_the_table_is_complete() -> None:
     """The table above names every option, as it is spelled, and every field of Config that people may set."""
     assert [(o.name, o.environment, o.field) for o in sorted(OPTIONS)] == [row[:3] for row in sorted(TABLE)]
-    inborn = {"service_host", "service_port", "home", "environment", "flags"}
+    inborn = {"service_host", "service_port", "host_name", "home", "environment", "flags"}
     assert {field.name for field in fields(Config)} == {row[2] for row in TABLE} | inborn
 
 
@@ -258,6 +278,22 @@ def test_settings_for_the_core() -> None:
     settings = config.settings()
     assert settings.refused_networks == (ip_network("192.0.2.0/24"),)
     assert (settings.max_nodes, settings.class_less) == (2, False)
+    whose = load({"source-address": "masquerade", "routed-networks": "10.1.0.0/16", "local-policy": "strict"})
+    assert whose.settings().source_address is SourceAddress.MASQUERADE
+    assert whose.settings().routed_networks == (ip_network("10.1.0.0/16"),)
+    assert whose.settings().local_policy is LocalPolicy.STRICT
+
+
+def test_the_name_of_this_node() -> None:
+    """What the flag says; in the cluster else what the manifest says, else the host's name; elsewhere there is none."""
+    pod = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
+    assert load({}, {"NODE_NAME": "n1"}).settings().node_name == ""
+    assert load({"node-name": "n2"}, {"NODE_NAME": "n1"}).settings().node_name == "n2"
+    assert load({"node-name": "n2"}, pod | {"NODE_NAME": "n1"}).settings().node_name == "n2"
+    assert load({}, pod | {"NODE_NAME": "n1"}).settings().node_name == "n1"
+    assert load({}, pod).settings().node_name == os.uname().nodename.lower()
+    (line,) = errors_of({"node-name": "no name"})
+    assert line.endswith("'no name': must be the name of a node, as `kubectl get nodes` shows it")
 
 
 def test_reload_keeps_the_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
