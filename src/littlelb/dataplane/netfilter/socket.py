@@ -1,0 +1,260 @@
+"""A netlink socket that speaks nf_tables in the network namespace of the thread that opens it.
+
+The kernel does what it is told within send(2), so that all answers wait when it returns: nothing here waits for the
+kernel, but send takes as long as the kernel works. That is 0.1 ms for 16 elements and 0.1 s for 80,000, and as long as
+somebody else's transaction takes where one runs, for there is one at a time in a namespace (a ruleset of thousands of
+rules: seconds). Who must not wait calls `commit` in a thread; one call at a time.
+"""
+
+import errno
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+from littlelb.core.errors import Permanent
+from littlelb.dataplane.netfilter import wire
+from littlelb.dataplane.netfilter.batch import Batch, Kind, Request, encode_batch
+from littlelb.dataplane.netfilter.chains import (
+    BaseChain,
+    Table,
+    list_chains,
+    list_tables,
+    parse_chain,
+    parse_table,
+)
+from littlelb.dataplane.netfilter.element_reader import parse_elements
+from littlelb.dataplane.netfilter.errors import AnswerLost, DumpInterrupted, refusal
+from littlelb.dataplane.netfilter.sets import Element, SetName, list_elements
+from littlelb.dataplane.netfilter.wire import Malformed, Message
+
+LIMIT_BYTES: Final = 256 << 20
+"""A transaction larger than this (5 million elements) is refused before the kernel copies it."""
+
+_SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 270, 10, 11
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_RECEIVE_BYTES: Final = 1 << 17
+"""A part of a dump is at most 32 KiB, an acknowledgement (capped) some hundred bytes."""
+_ANSWERS_BYTES: Final = 4 << 20
+"""Receive buffer: room for an error about each of thousands of requests."""
+_OVERHEAD: Final = 1 << 10
+"""What the kernel keeps of the send buffer for itself (32 bytes), and room."""
+_ATTEMPTS: Final = 8
+"""At listing something that changes meanwhile."""
+_GENERATION: Final = 1
+
+
+def open_socket(receive_bytes: int = _ANSWERS_BYTES) -> socket.socket:
+    """Open a non-blocking netlink socket with short, extended acknowledgements. Raises KernelRefusal."""
+    try:
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, wire.NETLINK_NETFILTER)
+    except OSError as error:
+        raise refusal(error.errno or errno.EPROTONOSUPPORT) from error
+    opened.settimeout(0)
+    opened.bind((0, 0))
+    opened.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+    opened.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+    resize(opened, receive_bytes, forced=_SO_RCVBUFFORCE, plain=socket.SO_RCVBUF)
+    return opened
+
+
+def resize(sock: socket.socket, size: int, *, forced: int, plain: int) -> int:
+    """Ask for a buffer of `size` bytes, beyond the system's limit where we may; return what is there."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, forced, size)
+    except PermissionError:  # root of a user namespace may not pass net.core.wmem_max or rmem_max
+        sock.setsockopt(socket.SOL_SOCKET, plain, size)
+    return sock.getsockopt(socket.SOL_SOCKET, plain)
+
+
+class NfSocket:
+    """Transactions and lists of nf_tables; a context manager. One thread at a time.
+
+    The second of two lists at the same time opens a socket of its own, in the namespace of its thread.
+    """
+
+    def __init__(self, opener: Callable[[], socket.socket] = open_socket) -> None:
+        """Open it. Raises KernelRefusal where the kernel has no netfilter."""
+        self._opener = opener
+        self._socket = opener()
+        self._idle = [opener()]
+        self._sequence = 1
+        self._room = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+
+    @property
+    def port(self) -> int:
+        """Port of the socket that commits: what notifications about our own changes bear."""
+        return int(self._socket.getsockname()[0])
+
+    def commit(self, requests: Sequence[Request], generation: int | None = None) -> None:
+        """Make all requests take effect at once; after an error none did.
+
+        With `generation`, only if nobody committed since. Raises KernelRefusal (of the first request at fault),
+        AnswerLost, and Permanent when it does not fit into a send buffer.
+        """
+        if not requests:
+            return
+        batch = encode_batch(requests, self._sequence, generation)
+        self._sequence = batch.next_sequence
+        self._make_room(len(batch.datagram))
+        try:
+            self._socket.send(batch.datagram)
+        except BlockingIOError as error:
+            raise AnswerLost("nf_tables: the send buffer is full, though nothing was under way") from error
+        except OSError as error:
+            raise refusal(error.errno or errno.EIO) from error
+        _judge(batch, list(_waiting(self._socket)))
+
+    def generation(self) -> int:
+        """Number of the ruleset's generation: it grows with each transaction of anybody."""
+        (answer,) = self._exchange(Request(Kind.GETGEN, wire.AF_UNSPEC, b""))
+        return wire.parse_number(answer.attributes()[_GENERATION])
+
+    def tables(self, family: int = wire.AF_UNSPEC) -> list[Table]:
+        """All tables (of one family), ours and others'."""
+        return [parse_table(message) for message in self._list(list_tables(family))]
+
+    def chains(self, family: int = wire.AF_UNSPEC) -> list[BaseChain]:
+        """All base chains (of one family), ours and others'."""
+        read = [parse_chain(message) for message in self._list(list_chains(family))]
+        return [chain for chain in read if chain is not None]
+
+    def dump_elements(self, where: SetName) -> Iterator[list[Element]]:
+        """All elements, in slices of some hundred; an empty slice is only a chance for the loop to breathe.
+
+        Consistent: nothing is given out before all is read and nobody committed meanwhile; if somebody did, it is read
+        again, at the last without breathing. Raises KernelRefusal (ENOENT: no such table or set), DumpInterrupted.
+        """
+        for attempt in range(_ATTEMPTS):
+            before = self.generation()
+            parts: list[Message] = []
+            for part in self._dump(list_elements(where)):
+                parts += part
+                if attempt < _ATTEMPTS // 2:
+                    yield []
+            # Lists of elements do not tell by NLM_F_DUMP_INTR that they were changed, as those of tables do.
+            if self.generation() == before and not _interrupted(parts):
+                for message in parts:
+                    yield parse_elements(message.payload, 4)
+                return
+        raise DumpInterrupted(f"{where.table}/{where.name} changed each of {_ATTEMPTS} times that it was listed")
+
+    def close(self) -> None:
+        """Close it; tables that it owns go with it."""
+        self._socket.close()
+        while self._idle:
+            self._idle.pop().close()
+
+    def _list(self, request: Request) -> list[Message]:
+        for _ in range(_ATTEMPTS):
+            messages = [message for part in self._dump(request) for message in part]
+            if not _interrupted(messages):
+                return [message for message in messages if message.type != wire.NLMSG_DONE]
+        raise DumpInterrupted(f"the ruleset changed each of {_ATTEMPTS} times that it was listed")
+
+    def _dump(self, request: Request) -> Iterator[list[Message]]:
+        """Read the answer to one dump, datagram by datagram; an iteration given up leaves nothing behind."""
+        sock = self._idle.pop() if self._idle else self._opener()
+        complete = False
+        try:
+            sock.send(request.header(1) + request.attributes)
+            while not complete:
+                messages = list(wire.iterate_messages(_receive(sock)))
+                complete = _ends(messages)
+                yield messages
+        except BlockingIOError as error:
+            raise AnswerLost("nf_tables: a list ended before its end") from error
+        finally:
+            if complete:
+                self._idle.append(sock)
+            else:
+                sock.close()
+
+    def _exchange(self, request: Request) -> list[Message]:
+        """Ask something that is answered by messages of nf_tables, not by a dump."""
+        sequence, self._sequence = self._sequence, (self._sequence + 1) % (1 << 32)
+        self._socket.send(request.header(sequence) + request.attributes)
+        answers = [message for message in _waiting(self._socket) if message.sequence == sequence]
+        for message in answers:
+            _raise_error(message)
+        if not answers:
+            raise AnswerLost("nf_tables did not answer")
+        return answers
+
+    def _make_room(self, size: int) -> None:
+        """Let the send buffer hold a datagram of this size: one transaction is one datagram."""
+        if size > LIMIT_BYTES:
+            raise Permanent(f"a transaction of {size} bytes is above the limit of {LIMIT_BYTES}: split it")
+        needed = size + _OVERHEAD
+        if needed > self._room:
+            self._room = resize(self._socket, needed, forced=_SO_SNDBUFFORCE, plain=socket.SO_SNDBUF)
+        if needed > self._room:
+            raise Permanent(
+                f"a transaction of {size} bytes does not fit into a send buffer of {self._room}:"
+                " raise net.core.wmem_max, or split it"
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _receive(sock: socket.socket) -> bytes:
+    """Read one datagram. Raises BlockingIOError: none waits."""
+    try:
+        datagram, _, flags, _ = sock.recvmsg(_RECEIVE_BYTES)
+    except OSError as error:
+        if error.errno == errno.ENOBUFS:
+            raise AnswerLost("nf_tables: answers were lost, for the receive buffer was full") from error
+        raise
+    if flags & socket.MSG_TRUNC:
+        raise Malformed(f"a netlink datagram of more than {_RECEIVE_BYTES} bytes was cut")
+    return datagram
+
+
+def _waiting(sock: socket.socket) -> Iterator[Message]:
+    """Read all that waits."""
+    while True:
+        try:
+            datagram = _receive(sock)
+        except BlockingIOError:
+            return
+        yield from wire.iterate_messages(datagram)
+
+
+def _ends(messages: Sequence[Message]) -> bool:
+    """Is this the last part of a dump? Raises KernelRefusal."""
+    for message in messages:
+        _raise_error(message)
+        if message.type == wire.NLMSG_DONE:
+            if code := wire.parse_done(message):
+                raise refusal(code)
+            return True
+    return False
+
+
+def _raise_error(message: Message) -> None:
+    if message.type == wire.NLMSG_ERROR:
+        answer = wire.parse_acknowledgement(message)
+        if answer.code:
+            raise refusal(answer.code, text=answer.text, offset=answer.offset)
+
+
+def _interrupted(messages: Sequence[Message]) -> bool:
+    return any(message.flags & wire.NLM_F_DUMP_INTR for message in messages)
+
+
+def _judge(batch: Batch, answers: Sequence[Message]) -> None:
+    """Raise what the kernel says against a transaction; it is done when its last request is acknowledged."""
+    read = [wire.parse_acknowledgement(answer) for answer in answers if answer.type == wire.NLMSG_ERROR]
+    about = [answer for answer in read if batch.covers(answer.sequence)]
+    for answer in about:
+        if answer.code:
+            index = batch.index(answer.sequence)
+            raise refusal(answer.code, index=index, text=answer.text, offset=answer.offset)
+    if not any(batch.index(answer.sequence) == batch.count - 1 for answer in about):
+        raise AnswerLost("nf_tables did not acknowledge a transaction")

@@ -1,0 +1,34 @@
+"""What passes and what does not, and what an error says."""
+
+import errno
+
+import pytest
+
+from littlelb.core.errors import Permanent, Transient
+from littlelb.dataplane.netfilter.errors import KernelRefusal, refusal
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.EEXIST, errno.EBUSY, errno.ENOMEM, errno.ERESTART, 9999])
+def test_what_may_pass(code: int) -> None:
+    """A world that differs from what was believed, or short memory, may be better at the next look."""
+    error = refusal(code, index=4)
+    assert isinstance(error, Transient)
+    assert isinstance(error, KernelRefusal)
+    assert error.retry_after_seconds is None
+    assert (error.code, error.index) == (code, 4)
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.EMSGSIZE, errno.ENFILE, errno.EINVAL])
+def test_what_does_not_pass(code: int) -> None:
+    """Rights, kernels and sizes stay as they are until somebody changes them."""
+    assert isinstance(refusal(code), Permanent)
+
+
+def test_words() -> None:
+    """The text has the request, the errno's name, the remedy and the kernel's own words."""
+    error = refusal(errno.EPERM, index=2, text="Operation on owned table", offset=24)
+    assert str(error) == (
+        "nf_tables refused (request 2): EPERM: not permitted: run as root, or give the process CAP_NET_ADMIN in its"
+        " network namespace; the kernel says: Operation on owned table"
+    )
+    assert (error.text, error.offset) == ("Operation on owned table", 24)
