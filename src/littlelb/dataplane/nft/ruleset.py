@@ -136,12 +136,12 @@ def _base_chains() -> Iterator[str]:
     for hook, elsewhere in (("prerouting", "iifname != @link "), ("output", "")):
         yield f"\tchain {hook} {{"
         yield f"\t\ttype nat hook {hook} priority -101; policy accept;"
-        yield "\t\tmeta l4proto { icmp, icmpv6 } accept"
         yield f"\t\t{_NEW_TCP}"
         for number, family, _ in _FAMILIES:
             yield f"\t\t{elsewhere}{_frontend(family)} @link_only{number} accept"
         for number, family, _ in _FAMILIES:
             yield f"\t\t{_frontend(family)} vmap @services{number}"
+        yield "\t\tmeta l4proto { icmp, icmpv6 } accept"
         for number, family, _ in _FAMILIES:
             yield f"\t\t{family} daddr @held{number} goto other{number}"
         yield "\t}"
