@@ -1,14 +1,18 @@
 """All that is known, in one place: sources tell it, the reconciler takes a Snapshot of it.
 
-One writer thread (the event loop), so no locks. Mappings are shared with snapshots and copied before the next write.
+One writer thread (the event loop), so no locks. What is told is kept twice: as it is now, and as the last snapshot has
+it, with the writes between the two; so a snapshot costs as much as what is new in it.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
 
 from msgspec.structs import replace
 
+from littlelb.core.immutable.layered import Layered
 from littlelb.core.interfaces import Keyed
 from littlelb.core.model import EndpointSlice, Grant, HostFacts, Ip, Key, Node, Service
 from littlelb.core.state import Dirty, Settings, Snapshot
@@ -22,7 +26,38 @@ class Kind(StrEnum):
     NODES = "nodes"
 
 
+K = TypeVar("K")
+V = TypeVar("V")
 T = TypeVar("T", bound=Keyed)
+
+
+class Ledger(Generic[K, V]):
+    """A mapping that is written all the time, and shown to snapshots that must not change."""
+
+    def __init__(self) -> None:
+        """Nothing is known."""
+        self.now: dict[K, V] = {}
+        """The entries as they are; only to be looked at."""
+        self._shown: Layered[K, V] = Layered()
+        self._written: set[K] = set()
+
+    def put(self, key: K, value: V) -> None:
+        """Enter a value."""
+        self.now[key] = value
+        self._written.add(key)
+
+    def drop(self, key: K) -> None:
+        """Forget a key, if it is known."""
+        self.now.pop(key, None)
+        self._written.add(key)
+
+    def share(self) -> Layered[K, V]:
+        """Show the entries as they are now, for ever."""
+        if self._written:
+            put = {key: self.now[key] for key in self._written if key in self.now}
+            self._shown = self._shown.changed(put, [key for key in self._written if key not in self.now])
+            self._written = set()
+        return self._shown
 
 
 class Shelf(Generic[T]):
@@ -30,58 +65,75 @@ class Shelf(Generic[T]):
 
     def __init__(self, changed: Callable[[T | None, T | None], None], listed: Callable[[], None]) -> None:
         """`changed(old, new)` is called for each object that differs from what was known."""
-        self._items: dict[str, T] = {}
-        self._shared = False
+        self._items: Ledger[str, T] = Ledger()
         self._changed = changed
         self._listed = listed
 
     @property
     def items(self) -> Mapping[str, T]:
         """The objects as they are now, by key; only to be looked at."""
-        return self._items
+        return self._items.now
 
     def share(self) -> Mapping[str, T]:
-        """Give the objects to a snapshot; the next write makes a copy."""
-        self._shared = True
-        return self._items
+        """Give the objects to a snapshot."""
+        return self._items.share()
 
     def upsert(self, item: T) -> None:
         """Take an object that is new, or that may have changed."""
-        old = self._items.get(item.key)
+        old = self._items.now.get(item.key)
         if old == item:
             return
-        self._own()[item.key] = item
+        self._items.put(item.key, item)
         self._changed(old, item)
 
     def supplement(self, items: Iterable[T]) -> None:
         """Take objects of an earlier time: one that a source has told already is newer."""
         for item in items:
-            if item.key not in self._items:
+            if item.key not in self._items.now:
                 self.upsert(item)
 
     def remove(self, key: str) -> None:
         """Forget the object with this key, if it is known."""
-        old = self._items.get(key)
+        old = self._items.now.get(key)
         if old is not None:
-            del self._own()[key]
+            self._items.drop(key)
             self._changed(old, None)
 
     def retain(self, keys: frozenset[str]) -> None:
         """End of a complete list."""
-        for key in [key for key in self._items if key not in keys]:
+        for key in [key for key in self._items.now if key not in keys]:
             self.remove(key)
         self._listed()
-
-    def _own(self) -> dict[str, T]:
-        if self._shared:
-            self._items = dict(self._items)
-            self._shared = False
-        return self._items
 
 
 def _asks(service: Service) -> Service:
     """Reduce a Service to what may concern others: without its version and without what balancers write on it."""
     return replace(service, resource_version="", external_ips=(), has_finalizer=False, ingress=(), conditions=())
+
+
+@dataclass(slots=True)
+class News:
+    """What has changed since the last snapshot: `core.state.Dirty`, being written."""
+
+    services: set[Key] = field(default_factory=set)
+    endpoints: set[Key] = field(default_factory=set)
+    grants: set[Key] = field(default_factory=set)
+    conflicts: set[Ip] = field(default_factory=set)
+    nodes: bool = False
+    listeners: bool = False
+    everything: bool = True
+
+    def as_dirty(self) -> Dirty:
+        """Give it to a snapshot."""
+        return Dirty(
+            services=frozenset(self.services),
+            endpoints=frozenset(self.endpoints),
+            grants=frozenset(self.grants),
+            conflicts=frozenset(self.conflicts),
+            nodes=self.nodes,
+            listeners=self.listeners,
+            everything=self.everything,
+        )
 
 
 class Store:
@@ -94,15 +146,12 @@ class Store:
         self.slices: Shelf[EndpointSlice] = Shelf(self._slice_changed, lambda: self._mark_listed(Kind.SLICES))
         self.nodes: Shelf[Node] = Shelf(self._node_changed, lambda: self._mark_listed(Kind.NODES))
         self._by_service: dict[Key, dict[str, EndpointSlice]] = {}
-        self._slices_of: dict[Key, tuple[EndpointSlice, ...]] = {}
-        self._slices_shared = False
-        self._seen: dict[Key, int] = {}
+        self._slices_of: Ledger[Key, tuple[EndpointSlice, ...]] = Ledger()
+        self._seen: Ledger[Key, int] = Ledger()
         self._next_seen = 0
-        self._grants: dict[Key, Grant] = {}
-        self._conflicts: dict[Ip, str] = {}
-        self._dirty_services: set[Key] = set()
-        self._dirty_endpoints: set[Key] = set()
-        self._everything = True
+        self._grants: Ledger[Key, Grant] = Ledger()
+        self._conflicts: Ledger[Ip, str] = Ledger()
+        self._news = News()
         self._unlisted = set(Kind)
 
     @property
@@ -113,7 +162,7 @@ class Store:
     @property
     def grants(self) -> Mapping[Key, Grant]:
         """Who holds what, for the state file."""
-        return self._grants
+        return self._grants.now
 
     @property
     def host(self) -> HostFacts:
@@ -122,32 +171,35 @@ class Store:
 
     def snapshot(self) -> Snapshot:
         """Take all that is known, and start counting what is new from here."""
-        dirty = Dirty(frozenset(self._dirty_services), frozenset(self._dirty_endpoints), self._everything)
-        self._dirty_services, self._dirty_endpoints, self._everything = set(), set(), False
-        return self._view(dirty)
+        news, self._news = self._news, News(everything=False)
+        return self._view(news.as_dirty())
 
     def peek(self) -> Snapshot:
         """Look at all that is known, without counting it as seen."""
         return self._view(Dirty())
 
     def _view(self, dirty: Dirty) -> Snapshot:
-        self._slices_shared = True
         return Snapshot(
             settings=self._settings,
             host=self._host,
             services=self.services.share(),
-            slices=self._slices_of,
+            slices=self._slices_of.share(),
             nodes=self.nodes.share(),
-            seen=dict(self._seen) if dirty.services or dirty.everything else self._seen,
-            grants=dict(self._grants),
-            conflicts=dict(self._conflicts),
+            seen=self._seen.share(),
+            grants=self._grants.share(),
+            conflicts=self._conflicts.share(),
             dirty=dirty,
         )
 
     def tell_host(self, facts: HostFacts) -> None:
         """Take new facts of this machine."""
-        if facts != self._host:
-            self._host = facts
+        if facts == self._host:
+            return
+        old, self._host = self._host, facts
+        if dataclasses.replace(old, listeners=facts.listeners) == facts:
+            self._news.listeners = True
+            self._wake()
+        else:
             self._all_dirty()
 
     def tell_settings(self, settings: Settings) -> None:
@@ -159,25 +211,32 @@ class Store:
     def tell_grants(self, grants: Mapping[Key, Grant | None], waiting: Iterable[Key] = ()) -> None:
         """Take what a pass really granted (None: nothing any more); `waiting` Services want to be decided again."""
         for key, grant in grants.items():
+            old = self._grants.now.get(key)
+            if grant is old or grant == old:
+                continue
+            self._news.grants.add(key)
             if grant is None:
-                self._grants.pop(key, None)
+                self._grants.drop(key)
             else:
-                self._grants[key] = grant
+                self._grants.put(key, grant)
         again = set(waiting)
         if again:
-            self._dirty_services |= again
+            self._news.services |= again
             self._wake()
 
     def tell_conflict(self, address: Ip, message: str) -> None:
         """Another machine has this address."""
-        if self._conflicts.get(address) != message:
-            self._conflicts[address] = message
-            self._all_dirty()
+        if self._conflicts.now.get(address) != message:
+            self._conflicts.put(address, message)
+            self._news.conflicts.add(address)
+            self._wake()
 
     def forget_conflict(self, address: Ip) -> None:
         """Let the address be tried again."""
-        if self._conflicts.pop(address, None) is not None:
-            self._all_dirty()
+        if address in self._conflicts.now:
+            self._conflicts.drop(address)
+            self._news.conflicts.add(address)
+            self._wake()
 
     def recall(self, services: Iterable[Service], slices: Iterable[EndpointSlice], nodes: Iterable[Node]) -> None:
         """Take the last known world from the state file: it counts until each kind is listed, and never against it."""
@@ -196,27 +255,24 @@ class Store:
             self._all_dirty()
 
     def _all_dirty(self) -> None:
-        self._everything = True
+        self._news.everything = True
         self._wake()
 
     def _service_changed(self, old: Service | None, new: Service | None) -> None:
         service = new or old
         assert service is not None  # noqa: S101  (a change has at least one side)
         if new is None:
-            self._seen.pop(service.key, None)
-        elif service.key not in self._seen:
-            self._seen[service.key] = self._next_seen
+            self._seen.drop(service.key)
+        elif service.key not in self._seen.now:
+            self._seen.put(service.key, self._next_seen)
             self._next_seen += 1
         if old is not None and new is not None and _asks(old) == _asks(new):
-            self._dirty_endpoints.add(service.key)  # our own write, seen again: nobody's allocation changes
+            self._news.endpoints.add(service.key)  # our own write, seen again: nobody's allocation changes
         else:
-            self._dirty_services.add(service.key)
+            self._news.services.add(service.key)
         self._wake()
 
     def _slice_changed(self, old: EndpointSlice | None, new: EndpointSlice | None) -> None:
-        if self._slices_shared:
-            self._slices_of = dict(self._slices_of)
-            self._slices_shared = False
         if old is not None:
             self._by_service[old.service_key].pop(old.key, None)
             self._refresh_slices(old.service_key)
@@ -227,12 +283,13 @@ class Store:
 
     def _refresh_slices(self, service: Key) -> None:
         pieces = self._by_service[service]
-        self._dirty_endpoints.add(service)
+        self._news.endpoints.add(service)
         if pieces:
-            self._slices_of[service] = tuple(pieces[key] for key in sorted(pieces))
+            self._slices_of.put(service, tuple(pieces[key] for key in sorted(pieces)))
         else:
             del self._by_service[service]
-            self._slices_of.pop(service, None)
+            self._slices_of.drop(service)
 
     def _node_changed(self, _old: Node | None, _new: Node | None) -> None:
-        self._all_dirty()
+        self._news.nodes = True
+        self._wake()

@@ -6,20 +6,17 @@ The decision for one Service depends on that Service, its slices, its allocation
 changed, the decisions of the others are taken over from the previous state, and `touched` names what may differ.
 """
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 from littlelb.core.backends import index_nodes, select_nodes
 from littlelb.core.decide import decide
+from littlelb.core.immutable.index import Index, reindex
+from littlelb.core.immutable.layered import Layered
 from littlelb.core.ipam.allocation import allocate
 from littlelb.core.ipam.cases import Docket
-from littlelb.core.model import (
-    Announcement,
-    Claim,
-    Ip,
-    Key,
-)
+from littlelb.core.model import Announcement, Claim, Ip, Key
 from littlelb.core.publication import compute_publication
 from littlelb.core.state import Allocation, Decision, DesiredState, Snapshot, Touched, World
 
@@ -32,73 +29,83 @@ def compute(snapshot: Snapshot, previous: DesiredState | None = None) -> Desired
     dirty = snapshot.dirty
     if previous is None or previous.world is None or dirty.everything:
         return _compute_all(snapshot, previous)
-    again = set(dirty.services | dirty.endpoints)
-    allocations, docket, world = previous.allocations, previous.docket, previous.world
-    if dirty.services:
-        allocations, docket = allocate(snapshot, previous)
-        moved = [key for key, value in allocations.items() if _differ(previous.allocations.get(key), value)]
-        moved.extend(key for key in previous.allocations if key not in allocations)
-        again.update(moved)
-        vips = _move_vips(world.vips, moved, previous.allocations, allocations)
-        again.update(_with_endpoints_in(vips ^ world.vips, previous.decisions, snapshot))
-        world = replace(world, vips=vips)
+    allocations, docket, moved = allocate(snapshot, previous)
+    holders = _move_holders(previous.holders, moved, previous.allocations, allocations)
+    again = {*dirty.services, *dirty.endpoints, *moved}
+    if holders is not previous.holders:
+        given = {ip for key in moved for ip in (*_addresses(previous.allocations, key), *_addresses(allocations, key))}
+        vips = [address for address in given if (address in holders) is not (address in previous.holders)]
+        again.update(_with_endpoints_in(vips, previous.decisions, snapshot))
+    world = replace(previous.world, host=snapshot.host, vips=holders)
+    if dirty.nodes:
+        world = _look_around(snapshot, holders, previous.world)
+        if replace(world, nodes=previous.world.nodes, vips=previous.world.vips) != previous.world:
+            again.update(allocations)
     fresh = {key: decide(key, snapshot, allocations[key], world) for key in again if key in allocations}
-    return _merge(previous, frozenset(again), fresh, _Shared(allocations, docket, world))
+    return _merge(previous, frozenset(again), fresh, _Shared(allocations, holders, docket, world))
 
 
 def _compute_all(snapshot: Snapshot, previous: DesiredState | None) -> DesiredState:
     """Decide for every Service."""
-    allocations, docket = allocate(snapshot)
-    nodes = select_nodes(snapshot.nodes, snapshot.settings.node_selector)
-    last = previous.world.nodes if previous is not None and previous.world is not None else ()
-    world = World(
-        settings=snapshot.settings,
-        host=snapshot.host,
-        nodes=nodes or last,
-        node_addresses=index_nodes(nodes or last),
-        stale_nodes=not nodes,
-        vips=_addresses(allocations.values()),
-    )
+    allocations, docket, moved = allocate(snapshot)
+    holders = _move_holders(Layered(), moved, {}, allocations)
+    world = _look_around(snapshot, holders, previous.world if previous is not None else None)
     fresh = {key: decide(key, snapshot, allocation, world) for key, allocation in allocations.items()}
-    shared = _Shared(allocations, docket, world)
+    shared = _Shared(allocations, holders, docket, world)
     return replace(_merge(DesiredState(), frozenset(fresh), fresh, shared), touched=None)
 
 
-def _differ(old: Allocation | None, new: Allocation) -> bool:
-    """Most are the same object as before: no need to compare ten thousand by value."""
-    return old is not new and old != new
+def _look_around(snapshot: Snapshot, holders: Index[Ip], last: World | None) -> World:
+    """Collect what all decisions share; when no node is usable now, the last ones that were stay."""
+    usable = select_nodes(snapshot.nodes, snapshot.settings.node_selector)
+    nodes = usable or (last.nodes if last is not None else ())
+    return World(
+        settings=snapshot.settings,
+        host=snapshot.host,
+        nodes=nodes,
+        node_addresses=index_nodes(nodes),
+        stale_nodes=not usable,
+        vips=holders,
+    )
 
 
-def _addresses(allocations: Iterable[Allocation]) -> frozenset[Ip]:
-    """All addresses that are given out."""
-    return frozenset(frontend.address for allocation in allocations for frontend in allocation.frontends)
+def _addresses(allocations: Mapping[Key, Allocation], key: Key) -> frozenset[Ip]:
+    """Name the addresses that one Service is given."""
+    given = allocations.get(key)
+    return frozenset(frontend.address for frontend in given.frontends) if given is not None else frozenset()
 
 
-def _move_vips(
-    vips: frozenset[Ip], moved: Iterable[Key], old: Mapping[Key, Allocation], new: Mapping[Key, Allocation]
-) -> frozenset[Ip]:
-    """Follow the addresses that are given out; an address that one lets go may be another's too."""
-    lost = _addresses(old[key] for key in moved if key in old)
-    won = _addresses(new[key] for key in moved if key in new)
-    return _addresses(new.values()) if lost - won else vips | won
+def _move_holders(
+    holders: Index[Ip], moved: Iterable[Key], old: Mapping[Key, Allocation], new: Mapping[Key, Allocation]
+) -> Index[Ip]:
+    """Follow who was given which address; an address that one lets go may be another's too."""
+    moves = [(key, _addresses(old, key), _addresses(new, key)) for key in moved]
+    gone = [(address, key) for key, before, after in moves for address in before - after]
+    come = [(address, key) for key, before, after in moves for address in after - before]
+    return reindex(holders, gone, come)
 
 
 def _with_endpoints_in(
-    addresses: frozenset[Ip], decisions: Mapping[Key, Decision], snapshot: Snapshot
+    addresses: Collection[Ip], decisions: Mapping[Key, Decision], snapshot: Snapshot
 ) -> Iterable[Key]:
     """Find the Services that have one of these addresses among their endpoints."""
-    numbers = [int(address) for address in addresses]
+    numbers = sorted(int(address) for address in addresses)
+    if not numbers:
+        return
     for key, decision in decisions.items():
-        if decision.span is not None and any(decision.span[0] <= number <= decision.span[1] for number in numbers):
-            pieces = snapshot.slices.get(key, ())
-            if any(endpoint.address in addresses for piece in pieces for endpoint in piece.endpoints):
-                yield key
+        span = decision.span
+        if span is None or span[1] < numbers[0] or span[0] > numbers[-1]:
+            continue
+        pieces = snapshot.slices.get(key, ())
+        if any(endpoint.address in addresses for piece in pieces for endpoint in piece.endpoints):
+            yield key
 
 
 class _Shared(NamedTuple):
     """What all decisions were made from."""
 
-    allocations: Mapping[Key, Allocation]
+    allocations: Layered[Key, Allocation]
+    holders: Index[Ip]
     docket: Docket | None
     world: World
 
@@ -125,6 +132,7 @@ def _merge(
         publications=_exchange(previous.publications, again, {d.service: compute_publication(d, {}) for d in new}),
         decisions=_exchange(previous.decisions, again, fresh),
         allocations=shared.allocations,
+        holders=shared.holders,
         docket=shared.docket,
         world=shared.world,
         touched=_touched(again, [*old, *new]),
@@ -132,16 +140,10 @@ def _merge(
 
 
 def _exchange(mapping: Mapping[K, V], old: Iterable[K], new: Mapping[K, V]) -> Mapping[K, V]:
-    """Take keys out and put others in; without a real change it is the same object, not a copy of ten thousand."""
-    gone = [key for key in old if key not in new and key in mapping]
-    come = {key: value for key, value in new.items() if mapping.get(key) != value}
-    if not gone and not come:
-        return mapping
-    changed = dict(mapping)
-    for key in gone:
-        changed.pop(key, None)
-    changed.update(come)
-    return changed
+    """Take keys out and put others in; what is equal stays the same object."""
+    layered = mapping if isinstance(mapping, Layered) else Layered(mapping)
+    come = {key: value for key, value in new.items() if layered.get(key) != value} if layered else new
+    return layered.changed(come, [key for key in old if key not in new])
 
 
 def _touched(again: frozenset[Key], decisions: Iterable[Decision]) -> Touched:

@@ -1,9 +1,11 @@
 """The two worlds that the loop compares: Snapshot (all that is known) and DesiredState (all that should be)."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from littlelb.core.immutable.index import Index
+from littlelb.core.immutable.layered import Layered
 from littlelb.core.ipam.cases import Docket
 from littlelb.core.model import (
     Announcement,
@@ -110,8 +112,15 @@ class Dirty:
     services: frozenset[Key] = frozenset()
     endpoints: frozenset[Key] = frozenset()
     """Services whose EndpointSlices or status changed, though what they ask for did not."""
+    grants: frozenset[Key] = frozenset()
+    """Services that hold something else than before."""
+    conflicts: frozenset[Ip] = frozenset()
+    """Addresses that another machine has now, or has no more."""
+    nodes: bool = False
+    listeners: bool = False
+    """What this host itself listens on; of the host's facts nothing else."""
     everything: bool = False
-    """Nodes, host facts, grants of others …: whatever concerns all."""
+    """Settings, the other facts of this host …: whatever concerns all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +191,7 @@ class World:
     """Their names → the address by which each is reached, for all Services at once: there are Services times nodes."""
     stale_nodes: bool
     """No node is usable now: these are the last ones that were."""
-    vips: frozenset[Ip]
+    vips: Container[Ip]
     """Addresses that Services of ours are served on: never a backend."""
 
 
@@ -205,7 +214,9 @@ class DesiredState:
     announcements: Mapping[Ip, Announcement] = field(default_factory=dict)
     publications: Mapping[Key, Publication] = field(default_factory=dict)
     decisions: Mapping[Key, Decision] = field(default_factory=dict)
-    allocations: Mapping[Key, Allocation] = field(default_factory=dict)
+    allocations: Layered[Key, Allocation] = field(default_factory=Layered)
+    holders: Index[Ip] = field(default_factory=Layered)
+    """Address → the Services that it was given to."""
     docket: Docket | None = None
     """What the allocations were made from, for the next run to take over."""
     world: World | None = None

@@ -1,10 +1,11 @@
 """The store: what is new, what is shared, when a pass may begin."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import ip_address
 
 from littlelb.control.store import Store
-from littlelb.core.model import HostFacts, Ingress
+from littlelb.core.model import HostFacts, Ingress, Listener, Protocol
 from littlelb.core.state import Dirty, Settings
 from tests.worlds import HOST, frontend, grant, ip, node, piece, service
 
@@ -87,7 +88,7 @@ def test_a_snapshot_is_not_changed_by_later_writes() -> None:
     assert not after.services
     assert not after.slices
     assert not after.nodes
-    assert after.dirty.everything
+    assert after.dirty.nodes
 
 
 def test_the_end_of_a_list_removes_what_was_not_in_it() -> None:
@@ -127,28 +128,42 @@ def test_first_sight_is_remembered_until_the_service_goes() -> None:
     assert store.snapshot().seen == {"default/b": 0, "default/a": 2}
 
 
-def test_nodes_host_and_settings_concern_everybody() -> None:
-    """If they really changed: a node's heartbeat is none."""
+def test_host_and_settings_concern_everybody() -> None:
+    """If they really changed."""
     store, bell = _store()
-    store.nodes.upsert(node("n1", "198.51.100.1"))
     store.snapshot()
     rings = bell.rings
-    store.nodes.upsert(node("n1", "198.51.100.1"))
     store.tell_host(HOST)
     store.tell_settings(Settings())
     assert bell.rings == rings
     assert not store.snapshot().dirty.everything
     news: tuple[Callable[[], None], ...] = (
-        lambda: store.nodes.upsert(node("n1", "198.51.100.2")),
         lambda: store.tell_host(HostFacts(device="eth9")),
         lambda: store.tell_settings(Settings(max_nodes=3)),
-        lambda: store.tell_conflict(ip("203.0.113.9"), "02:00:00:00:00:09 has it"),
-        lambda: store.forget_conflict(ip("203.0.113.9")),
     )
     for tell in news:
         tell()
         assert store.snapshot().dirty.everything
     assert store.host.device == "eth9"
+
+
+def test_nodes_conflicts_and_listeners_concern_some() -> None:
+    """Whom, the core finds out; a node's heartbeat is no news at all."""
+    store, bell = _store()
+    store.nodes.upsert(node("n1", "198.51.100.1"))
+    store.snapshot()
+    rings = bell.rings
+    store.nodes.upsert(node("n1", "198.51.100.1"))
+    assert bell.rings == rings
+    store.nodes.upsert(node("n1", "198.51.100.2"))
+    assert store.snapshot().dirty == Dirty(nodes=True)
+    store.tell_conflict(ip("203.0.113.9"), "02:00:00:00:00:09 has it")
+    assert store.snapshot().dirty == Dirty(conflicts=frozenset({ip("203.0.113.9")}))
+    store.forget_conflict(ip("203.0.113.9"))
+    assert store.snapshot().dirty == Dirty(conflicts=frozenset({ip("203.0.113.9")}))
+    store.tell_host(replace(HOST, listeners=(Listener(Protocol.TCP, None, 22, "sshd"),)))
+    assert store.snapshot().dirty == Dirty(listeners=True)
+    assert bell.rings == rings + 4
 
 
 def test_a_known_conflict_is_no_news() -> None:
@@ -158,7 +173,7 @@ def test_a_known_conflict_is_no_news() -> None:
     assert store.snapshot().conflicts == {ip("203.0.113.9"): "taken"}
     store.tell_conflict(ip("203.0.113.9"), "taken")
     store.forget_conflict(ip("203.0.113.8"))
-    assert not store.snapshot().dirty.everything
+    assert not store.snapshot().dirty.conflicts
 
 
 def test_grants_are_kept_and_only_those_who_wait_are_decided_again() -> None:
@@ -172,6 +187,9 @@ def test_grants_are_kept_and_only_those_who_wait_are_decided_again() -> None:
     seen = store.snapshot()
     assert seen.grants == store.grants == {"default/a": held}
     assert seen.dirty.services == {"default/a"}
+    assert seen.dirty.grants == {"default/a", "default/b"}
+    store.tell_grants({"default/a": held, "default/b": None})
+    assert not store.snapshot().dirty.grants
 
 
 def test_the_recalled_world_never_replaces_what_a_source_has_told() -> None:

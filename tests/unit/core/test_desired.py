@@ -1,7 +1,9 @@
 """The function that decides everything."""
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TypeAlias
+from ipaddress import ip_network
+from typing import TypeAlias, TypeVar
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,15 +13,19 @@ from littlelb.core.model import (
     Announcement,
     Backend,
     Claim,
+    Endpoint,
     EndpointSlice,
     Forward,
+    Grant,
+    Listener,
+    Node,
     Placement,
     Protocol,
     Service,
     ServicePort,
 )
 from littlelb.core.reasons import Reason
-from littlelb.core.state import DesiredState, Dirty, Settings, Snapshot
+from littlelb.core.state import BackendsMode, DesiredState, Dirty, Settings, Snapshot, Touched
 from tests.worlds import HOST, STAND_ALONE, dirty, frontend, grant, ip, node, piece, service, snapshot
 
 VIP, OTHER = "203.0.113.7", "203.0.113.8"
@@ -134,6 +140,7 @@ def test_the_loser_gets_its_turn_when_the_winner_goes() -> None:
 
 # --- properties ------------------------------------------------------------------------------------------------------
 
+K = TypeVar("K")
 Services: TypeAlias = dict[str, Service]
 Slices: TypeAlias = dict[str, tuple[EndpointSlice, ...]]
 NAMES = ["a", "b", "c", "d"]
@@ -147,8 +154,10 @@ def services(draw: st.DrawFn) -> Services:
     for name in draw(st.lists(st.sampled_from(NAMES), unique=True)):
         ports = draw(st.lists(st.sampled_from([80, 81]), min_size=1, unique=True))
         protocol = draw(st.sampled_from([Protocol.TCP, Protocol.TCP, Protocol.UDP]))
-        listed = [ServicePort(port, protocol) for port in ports]
-        one = service(name, draw(st.sampled_from(POOL)), listed, created=float(NAMES.index(name)))
+        listed = [ServicePort(port, protocol, node_port=draw(st.sampled_from([0, 30080]))) for port in ports]
+        local, cluster_ips = draw(st.booleans()), draw(st.sampled_from([(), (), (OTHER,)]))
+        fields = {"external_traffic_policy_local": local, "cluster_ips": cluster_ips}
+        one = service(name, draw(st.sampled_from(POOL)), listed, created=float(NAMES.index(name)), **fields)
         found[one.key] = one
     return found
 
@@ -156,47 +165,106 @@ def services(draw: st.DrawFn) -> Services:
 @st.composite
 def slices(draw: st.DrawFn) -> Slices:
     """Endpoints for some of them, VIPs among them."""
-    addresses = st.lists(st.sampled_from(["10.1.0.1", "10.1.0.2", VIP, OTHER]), unique=True, max_size=3)
+    at = [*(Endpoint(ip(f"10.1.0.{n}"), node=f"n{n}") for n in (1, 2)), Endpoint(ip(VIP)), Endpoint(ip(OTHER))]
+    addresses = st.lists(st.sampled_from(at), unique=True, max_size=3)
     return {
         f"default/{name}": (piece(name, draw(addresses)),)
         for name in draw(st.lists(st.sampled_from(NAMES), unique=True))
     }
 
 
-def _changed(old: dict[str, object], new: dict[str, object]) -> frozenset[str]:
+@st.composite
+def nodes(draw: st.DrawFn) -> dict[str, Node]:
+    """Up to three nodes, ready or not, going or not, perhaps with a VIP for an address or in their pod network."""
+    found: dict[str, Node] = {}
+    for name in draw(st.lists(st.sampled_from(["n1", "n2", "n3"]), unique=True)):
+        address = draw(st.sampled_from([f"198.51.100.{name[1]}", "198.51.100.9", OTHER]))
+        nets = draw(st.sampled_from([(), (), (ip_network("203.0.113.8/29"),), (ip_network("10.1.0.0/24"),)]))
+        flags = {"ready": draw(st.booleans()), "leaving": draw(st.sampled_from([False, False, True]))}
+        found[name] = node(name, address, pod_networks=nets, **flags)
+    return found
+
+
+LISTENERS = [Listener(Protocol.TCP, None, 80, "nginx"), Listener(Protocol.TCP, ip("192.0.2.2"), 81, "sshd")]
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> Snapshot:
+    """A world; the settings are given later, because they do not change in a history."""
+    conflicts = {ip(text): "02:00 has it" for text in draw(st.sets(st.sampled_from([VIP, OTHER]), max_size=1))}
+    listeners = draw(st.lists(st.sampled_from(LISTENERS), unique=True, max_size=1))
+    return Snapshot(
+        STAND_ALONE,
+        replace(HOST, listeners=tuple(listeners)),
+        services=draw(services()),
+        slices=draw(slices()),
+        nodes=draw(nodes()),
+        conflicts=conflicts,
+    )
+
+
+SETTINGS = [
+    STAND_ALONE,
+    Settings(),
+    Settings(backends=BackendsMode.NODES),
+    Settings(backends=BackendsMode.NODES, max_nodes=1),
+    Settings(in_cluster=True),
+]
+
+
+def _changed(old: Mapping[K, object], new: Mapping[K, object]) -> frozenset[K]:
     return frozenset(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+
+
+def _dirt(old: Snapshot, new: Snapshot) -> Dirty:
+    """What a store would have told between the two."""
+    return Dirty(
+        services=_changed(old.services, new.services),
+        endpoints=_changed(old.slices, new.slices),
+        grants=_changed(old.grants, new.grants),
+        conflicts=_changed(old.conflicts, new.conflicts),
+        nodes=old.nodes != new.nodes,
+        listeners=old.host.listeners != new.host.listeners,
+    )
 
 
 def _parts(state: DesiredState) -> tuple[object, ...]:
     return (
         state.claims, state.forwards, state.placements, state.announcements, state.publications,
-        dict(state.decisions), dict(state.allocations),
+        dict(state.decisions), dict(state.allocations), {ip: set(keys) for ip, keys in state.holders.items()},
     )  # fmt: skip
 
 
-@given(st.lists(st.tuples(services(), slices()), min_size=2, max_size=4))
+@given(st.sampled_from(SETTINGS), st.lists(snapshots(), min_size=2, max_size=4), st.sets(st.sampled_from(NAMES)))
 def test_deciding_only_what_is_dirty_gives_the_same_as_deciding_all(
-    worlds: list[tuple[Services, Slices]],
+    settings: Settings, worlds: list[Snapshot], denied: set[str]
 ) -> None:
-    """Over a history of worlds, with grants that follow what was given out."""
+    """Over a history of worlds, with grants that follow what was given out, to all but those denied."""
     state: DesiredState | None = None
-    grants: dict[str, object] = {}
+    grants: dict[str, Grant] = {}
     old: Snapshot | None = None
-    for found, pieces in worlds:
-        world = Snapshot(STAND_ALONE, HOST, services=found, slices=pieces, grants=dict(grants))  # type: ignore[arg-type]
+    for one in worlds:
+        world = replace(one, settings=settings, grants=dict(grants))
         if old is not None:
-            moved = _changed(dict(old.grants), dict(world.grants))
-            world = replace(
-                world,
-                dirty=Dirty(
-                    services=_changed(dict(old.services), dict(found)) | moved,
-                    endpoints=_changed(dict(old.slices), dict(pieces)),
-                ),
-            )
-        state = compute(world, state)
-        assert _parts(state) == _parts(compute(world))
-        grants = {key: grant(*(f for f, _ in d.forwards)) for key, d in state.decisions.items() if d.forwards}
+            world = replace(world, dirty=_dirt(old, world))
+        before, state = state, compute(world, state)
+        whole = compute(replace(world, dirty=Dirty(everything=True)), before)
+        assert _parts(state) == _parts(whole)
+        if state.touched is not None and before is not None:
+            _check_touched(before, state, state.touched)
+        given_out = {key: d for key, d in state.decisions.items() if d.forwards and key.split("/")[1] not in denied}
+        grants = {key: grant(*(f for f, _ in d.forwards)) for key, d in given_out.items()}
         old = world
+
+
+def _check_touched(before: DesiredState, after: DesiredState, touched: Touched) -> None:
+    """Whatever differs is named: targets look at nothing else."""
+    assert _changed(before.claims, after.claims) <= touched.services
+    assert _changed(before.publications, after.publications) <= touched.services
+    assert _changed(before.decisions, after.decisions) <= touched.services
+    assert _changed(before.forwards, after.forwards) <= touched.frontends
+    assert _changed(before.placements, after.placements) <= touched.addresses
+    assert _changed(before.announcements, after.announcements) <= touched.addresses
 
 
 @given(services(), slices())

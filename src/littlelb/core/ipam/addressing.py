@@ -1,9 +1,8 @@
 """Which addresses of a link device may be given out at all, and which is the default one."""
 
-from dataclasses import replace
 from ipaddress import IPv4Address
 
-from littlelb.core.ipam.cases import ClusterAddresses
+from littlelb.core.ipam.cluster import ClusterAddresses
 from littlelb.core.ipam.requests import family_of
 from littlelb.core.model import Family, HostFacts, Ip, Net
 from littlelb.core.reasons import Notice, Reason, Refusal
@@ -22,20 +21,6 @@ def prefix_length(address: Ip, host: HostFacts, settings: Settings) -> int:
         if nets:
             return max(nets)
     return address.max_prefixlen
-
-
-def index_cluster(snapshot: Snapshot, last: ClusterAddresses | None = None) -> ClusterAddresses:
-    """Index the nodes', pods' and Services' addresses; with `last`, the nodes are those that it has."""
-    cluster_ips = {text: key for key, service in snapshot.services.items() for text in service.cluster_ips}
-    if last is not None:
-        return replace(last, cluster_ips=cluster_ips)
-    pods: dict[tuple[int, int], dict[int, str]] = {}
-    for node in snapshot.nodes.values():
-        for net in node.pod_networks:
-            bits = int(net.network_address) >> (net.max_prefixlen - net.prefixlen)
-            pods.setdefault((net.version, net.prefixlen), {})[bits] = node.name
-    nodes = {address: node.name for node in snapshot.nodes.values() for address in node.addresses}
-    return ClusterAddresses(nodes, pods, cluster_ips)
 
 
 def judge_address(address: Ip, cluster: ClusterAddresses, snapshot: Snapshot) -> Refusal | None:

@@ -8,20 +8,20 @@ An address that a Service asks for newly is served beside the old one until it h
 it is refused, the old one stays. Two Services that want each other's address are both refused until one lets go.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
-from littlelb.core.ipam.addressing import default_address, index_cluster, judge_address, notices_for
-from littlelb.core.ipam.cases import Age, Case, ClusterAddresses, Docket
-from littlelb.core.ipam.requests import judge_annotations, parse_address, parse_request, quote, selects
-from littlelb.core.model import Family, Frontend, Grant, Ip, Key, Listener, Service
+from littlelb.core.immutable.layered import Layered
+from littlelb.core.ipam.addressing import notices_for
+from littlelb.core.ipam.cases import Case, Docket
+from littlelb.core.ipam.docket import find_dispute, is_alone, open_docket, reopen_docket
+from littlelb.core.ipam.requests import frontends_on, judge_annotations, quote
+from littlelb.core.model import Frontend, Grant, Ip, Key, Listener, Service
 from littlelb.core.planes import FORWARDED, choose_plane
 from littlelb.core.reasons import Notice, Reason, Refusal
-from littlelb.core.state import Allocation, DefaultAddress, DesiredState, Snapshot
-
-NO_GRANT = Grant(frozenset(), 0.0)
+from littlelb.core.state import Allocation, DesiredState, Snapshot
 
 
 @dataclass(slots=True)
@@ -37,147 +37,49 @@ class _Books:
 class Allotment(NamedTuple):
     """What one run gives out, and what the next one need not look at again."""
 
-    allocations: dict[Key, Allocation]
+    allocations: Layered[Key, Allocation]
     docket: Docket
+    moved: frozenset[Key]
+    """Services that got something else than before, or lost all."""
 
 
 def allocate(snapshot: Snapshot, previous: DesiredState | None = None) -> Allotment:
     """Decide for all Services that are ours; pure, and independent of the order of the mapping.
 
-    With `previous`, nothing but Services and grants may have changed since; cases that did not are taken over from it,
-    and so is what was given to those who hold all they want. The result is the same.
+    With `previous`, only the disputes that something dirty is part of are decided again; the result is the same.
     """
-    docket = _open_docket(snapshot, previous.docket if previous is not None else None)
+    if previous is None or previous.docket is None:
+        docket = open_docket(snapshot)
+        allocations = Layered(_settle_all(list(docket.cases.values()), docket, snapshot))
+        return Allotment(allocations, docket, frozenset(allocations))
+    docket, keys = reopen_docket(snapshot, previous.docket)
+    if not keys:
+        return Allotment(previous.allocations, docket, frozenset())
+    again = find_dispute((key for key in keys if not _got_it_all(key, docket, previous)), docket, previous.docket)
+    cases = sorted((docket.cases[key] for key in again if key in docket.cases), key=lambda case: case.age)
+    fresh = _settle_all(cases, docket, snapshot)
+    new = {key: value for key, value in fresh.items() if previous.allocations.get(key) != value}
+    lost = [key for key in keys if key not in docket.cases and key in previous.allocations]
+    return Allotment(previous.allocations.changed(new, lost), docket, frozenset((*new, *lost)))
+
+
+def _got_it_all(key: Key, docket: Docket, previous: DesiredState) -> bool:
+    """Is nothing new but that it was granted just what it was given, and nobody else asks for any of it?"""
+    given, case = previous.allocations.get(key), docket.cases.get(key)
+    last = previous.docket.cases.get(key) if previous.docket is not None else None
+    if given is None or case is None or last is None or given.refusals or given.kept:
+        return False
+    same = (case.service, case.wants, case.refusals) == (last.service, last.wants, last.refusals)
+    return same and case.granted.frontends == frozenset(given.frontends) and is_alone(key, docket)
+
+
+def _settle_all(cases: Sequence[Case], docket: Docket, snapshot: Snapshot) -> dict[Key, Allocation]:
+    """Give out what these, who are ordered by age, are in dispute about: first what is held."""
     books = _Books()
-    shared = frozenset(_defaults(tuple(Family), snapshot))
-    for key, case in docket.cases.items():
+    for case in cases:
         for address in case.wants if case.settled else case.held:
-            _keep(key, case, address, shared, books)
-    allocations: dict[Key, Allocation] = {}
-    for key, case in docket.cases.items():
-        known = _undisputed(key, case, previous, shared, books) if previous is not None else None
-        allocations[key] = known if known is not None else _settle(case, shared, books, snapshot)
-    return Allotment(allocations, docket)
-
-
-def _undisputed(
-    key: Key, case: Case, previous: DesiredState, shared: frozenset[Ip], books: _Books
-) -> Allocation | None:
-    """Find what was given to an incumbent before, if neither its case nor anybody else's claim makes a difference."""
-    before, docket = previous.allocations.get(key), previous.docket
-    if before is None or docket is None or not case.settled or before.refusals or docket.cases.get(key) is not case:
-        return None
-    for frontend in before.frontends:
-        owner = books.ports.get(frontend) if frontend.address in shared else books.owners.get(frontend.address)
-        if owner != key:
-            return None
-    return before
-
-
-def _open_docket(snapshot: Snapshot, last: Docket | None) -> Docket:
-    """Open the case of every Service that is ours, or take it over, and order them, oldest first."""
-    cluster = index_cluster(snapshot, last.cluster if last is not None else None)
-    kept = dict(_unchanged(snapshot, last, cluster)) if last is not None else {}
-    left = snapshot.services.keys() - kept.keys() if last is None else _reopened(snapshot, last, kept)
-    services = (snapshot.services[key] for key in left)
-    opened = {s.key: _open_case(s, cluster, snapshot) for s in services if selects(s, snapshot.settings)}
-    return Docket(dict(sorted((kept | opened).items(), key=lambda entry: entry[1].age)), cluster)
-
-
-def _reopened(snapshot: Snapshot, last: Docket, kept: Mapping[Key, Case]) -> Iterable[Key]:
-    """Services that are there and whose case is not taken over."""
-    keys = snapshot.dirty.services | last.cases.keys()
-    return [key for key in keys if key not in kept and key in snapshot.services]
-
-
-def _unchanged(snapshot: Snapshot, last: Docket, cluster: ClusterAddresses) -> Iterator[tuple[Key, Case]]:
-    """Find the cases in which nothing is new: neither the Service nor its grant, nor whose cluster IP it asks for."""
-    dirty, grants = snapshot.dirty.services, snapshot.grants
-    new = last.cluster.cluster_ips.items() ^ cluster.cluster_ips.items()
-    moved = frozenset(address for text, _ in new if not isinstance(address := parse_address(text), Refusal))
-    for key, case in last.cases.items():
-        if key in dirty or (moved and not moved.isdisjoint(case.asked)):
-            continue
-        granted = grants.get(key, NO_GRANT)
-        if granted is case.granted or granted == case.granted:
-            yield key, case
-
-
-def _defaults(families: tuple[Family, ...], snapshot: Snapshot) -> tuple[Ip, ...]:
-    """Find the device's default addresses of some families."""
-    found = (default_address(snapshot.host, family) for family in families)
-    return tuple(address for address in found if address is not None)
-
-
-def _age(service: Service, snapshot: Snapshot) -> Age:
-    """Say how old a Service is, in a form that orders them."""
-    if service.created is not None:
-        return service.created, 0, service.uid, service.key
-    return float("inf"), snapshot.seen.get(service.key, 0), "", service.key
-
-
-def _open_case(service: Service, cluster: ClusterAddresses, snapshot: Snapshot) -> Case:
-    """Read the request and judge what can be judged without looking at other Services."""
-    asked, wants, refusals = _judge_request(service, cluster, snapshot)
-    granted = snapshot.grants.get(service.key, NO_GRANT)
-    grant = _give_back(granted, wants, snapshot)
-    held = grant.addresses
-    return Case(
-        service=service,
-        age=_age(service, snapshot),
-        granted=granted,
-        grant=grant,
-        asked=asked,
-        wants=wants,
-        refusals=refusals,
-        held=tuple(sorted(held, key=lambda ip: (ip.version, int(ip)))),
-        settled=bool(wants) and held.issuperset(wants),
-    )
-
-
-def _give_back(grant: Grant, wants: tuple[Ip, ...], snapshot: Snapshot) -> Grant:
-    """Forget borrowed addresses that the host has no more: keeping one would mean to put it on the device again."""
-    lost = grant.borrowed.difference(snapshot.host.own, wants)
-    if not lost:
-        return grant
-    return replace(grant, frontends=frozenset(f for f in grant.frontends if f.address not in lost))
-
-
-Judged: TypeAlias = tuple[tuple[Ip, ...], tuple[Ip, ...], tuple[Refusal, ...]]
-"""Addresses asked for by name, those that it may want, and what is wrong."""
-
-
-def _judge_request(service: Service, cluster: ClusterAddresses, snapshot: Snapshot) -> Judged:
-    """Judge one Service's request."""
-    if service.fault:
-        return (), (), (Refusal(Reason.INVALID_SERVICE, f"the object cannot be understood: {service.fault}"),)
-    refusals, _ = judge_annotations(service)
-    request = parse_request(service)
-    if refusals or request.refusals:
-        return (), (), refusals + request.refusals
-    if not request.addresses:
-        return _judge_default(service, snapshot)
-    judged = {address: judge_address(address, cluster, snapshot) for address in request.addresses}
-    good = tuple(address for address, refusal in judged.items() if refusal is None)
-    return request.addresses, good, tuple(refusal for refusal in judged.values() if refusal is not None)
-
-
-def _judge_default(service: Service, snapshot: Snapshot) -> Judged:
-    """No address asked for: the device's own, of each family that the Service has."""
-    if snapshot.settings.default_address is DefaultAddress.REFUSE:
-        message = "no address was asked for, and --default-address=refuse: set spec.loadBalancerIP"
-        return (), (), (Refusal(Reason.NO_DEFAULT_ADDRESS, message),)
-    families = service.ip_families or tuple(Family)
-    found = _defaults(families, snapshot)
-    if not service.ip_families:
-        found = found[:1]  # SingleStack, as the API server would have chosen (KEP-563)
-    if not found:
-        message = (
-            f"device {snapshot.host.device} has no {' or '.join(families)} address of its own to share: "
-            "set spec.loadBalancerIP, or give the device an address"
-        )
-        return (), (), (Refusal(Reason.NO_DEFAULT_ADDRESS, message),)
-    return (), found, ()
+            _keep(case.service.key, case, address, docket.shared, books)
+    return {case.service.key: _settle(case, docket.shared, books, snapshot) for case in cases}
 
 
 def _keep(key: Key, case: Case, address: Ip, shared: frozenset[Ip], books: _Books) -> None:
@@ -245,11 +147,12 @@ def _judge_ports(case: Case, address: Ip, snapshot: Snapshot) -> tuple[list[Fron
     """Sort the ports of a Service into those that can be served on an address and those that cannot."""
     good: dict[Frontend, None] = {}
     bad: list[Refusal] = []
-    for port in case.service.ports:
-        frontend = Frontend(address, port.protocol, port.port)
+    for frontend in frontends_on(case.service, address):
         refusal = _judge_port(case.service, frontend, case.grant, snapshot)
         if refusal is None and frontend in good:
-            refusal = Refusal(Reason.INVALID_PORT, f"port {port.port}/{port.protocol} is listed twice", frontend)
+            refusal = Refusal(
+                Reason.INVALID_PORT, f"port {frontend.port}/{frontend.protocol} is listed twice", frontend
+            )
         if refusal is None:
             good[frontend] = None
         else:

@@ -1,35 +1,19 @@
-"""What allocation takes over from one run to the next: each Service's case, judged alone; the cluster's addresses."""
+"""What allocation takes over from one run to the next: each Service's case, judged alone, and who meets whom."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from littlelb.core.model import Grant, Ip, Key, Service
+from littlelb.core.immutable.index import Index
+from littlelb.core.immutable.layered import Layered
+from littlelb.core.ipam.cluster import ClusterAddresses
+from littlelb.core.model import Frontend, Grant, Ip, Key, Listener, Service
 from littlelb.core.reasons import Refusal
 
 Age: TypeAlias = tuple[float, int, str, str]
 """creationTimestamp, order of first sight, uid, key: the smaller, the older."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterAddresses:
-    """Addresses that play a part in the cluster, indexed once for all: lists would cost Services times Nodes."""
-
-    nodes: Mapping[Ip, str]
-    pods: Mapping[tuple[int, int], Mapping[int, str]]
-    """(version, prefix length) → network bits → node: one look-up for each prefix length in use."""
-    cluster_ips: Mapping[str, str]
-
-    def owner(self, address: Ip) -> str:
-        """Say whose it is, or nothing."""
-        if address in self.nodes:
-            return f"node {self.nodes[address]}'s"
-        for (version, length), nets in self.pods.items():
-            node = nets.get(int(address) >> (address.max_prefixlen - length)) if version == address.version else None
-            if node is not None:
-                return f"in the pod network of node {node}"
-        key = self.cluster_ips.get(str(address))
-        return f"the cluster IP of {key}" if key else ""
+Thing: TypeAlias = Ip | Frontend
+"""What two Services cannot both have: an address, or one port of an address that they share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +38,14 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Docket:
-    """All cases, oldest first, and the index that they were judged with."""
+    """All cases, and what they were judged with."""
 
-    cases: Mapping[Key, Case]
+    cases: Layered[Key, Case]
+    contenders: Index[Thing]
+    """Thing → Services that ask for it, good or bad, or hold it."""
+    shared: frozenset[Ip]
+    """The device's default addresses: everybody may have a port of them."""
     cluster: ClusterAddresses
+    services: Mapping[Key, Service]
+    """All there were, ours or not."""
+    listeners: tuple[Listener, ...]

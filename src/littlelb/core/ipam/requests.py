@@ -7,7 +7,7 @@ zeros, CVE-2021-29923; no zone; no v4-mapped form), and a text that is quoted in
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
 
-from littlelb.core.model import Family, Ip, Net, Service, ServiceType
+from littlelb.core.model import Family, Frontend, Ip, Net, Service, ServiceType
 from littlelb.core.reasons import Notice, Reason, Refusal
 from littlelb.core.state import Settings
 
@@ -132,6 +132,11 @@ def _agree(service: Service, asked: dict[str, tuple[Ip, ...]]) -> AddressRequest
             message = f"address {address} is {family_of(address)}, but the Service's ipFamilies are {families}"
             return AddressRequest(refusals=(Refusal(Reason.WRONG_FAMILY, message),))
     return AddressRequest(addresses)
+
+
+def frontends_on(service: Service, address: Ip) -> tuple[Frontend, ...]:
+    """Name the frontends that a Service asks for on an address, good or bad, as often as it lists them."""
+    return tuple(Frontend(address, port.protocol, port.port) for port in service.ports)
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ def test_what_was_dropped_may_come_again() -> None:
 def test_it_compares_with_mappings_only() -> None:
     """By entries, and shows them."""
     layered = Layered({"a": 1})
+    assert layered == layered  # noqa: PLR0124
     assert layered == Layered([("a", 1)])
     assert layered != Layered({"a": 2})
     assert layered != Layered()

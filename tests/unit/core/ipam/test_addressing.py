@@ -5,7 +5,8 @@ from ipaddress import ip_network
 
 import pytest
 
-from littlelb.core.ipam.addressing import default_address, index_cluster, judge_address, notices_for, prefix_length
+from littlelb.core.ipam.addressing import default_address, judge_address, notices_for, prefix_length
+from littlelb.core.ipam.cluster import index_cluster
 from littlelb.core.model import Family, HostFacts
 from littlelb.core.reasons import Reason
 from littlelb.core.state import OffSubnet, PrefixMode, Settings, Snapshot
@@ -13,7 +14,7 @@ from tests.worlds import HOST, STAND_ALONE, ip, node, service, snapshot
 
 
 def _judge(text: str, world: Snapshot) -> Reason | None:
-    refusal = judge_address(ip(text), index_cluster(world), world)
+    refusal = judge_address(ip(text), index_cluster(world.services, world.nodes), world)
     return refusal.reason if refusal is not None else None
 
 
@@ -59,7 +60,7 @@ def test_off_subnet_addresses_are_noted_or_refused() -> None:
     assert _judge("198.18.0.1", strict) is Reason.OUT_OF_SUBNET
     assert _judge("203.0.113.7", strict) is None
     bare = replace(strict, host=HostFacts(device="eth9"))
-    refusal = judge_address(ip("198.18.0.1"), index_cluster(bare), bare)
+    refusal = judge_address(ip("198.18.0.1"), index_cluster(bare.services, bare.nodes), bare)
     assert refusal is not None
     assert "it has no IPv4 one" in refusal.message
 

@@ -17,7 +17,7 @@ from tests.worlds import HOST, STAND_ALONE, frontend, grant, ip, service, snapsh
 VIP, OTHER, DEFAULT = "203.0.113.7", "203.0.113.8", "192.0.2.2"
 
 
-def _given(world: Snapshot) -> dict[str, Allocation]:
+def _given(world: Snapshot) -> Mapping[str, Allocation]:
     return allocate(world).allocations
 
 
