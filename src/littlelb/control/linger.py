@@ -1,6 +1,6 @@
 """Addresses that stay on the device while flows of a withdrawn Service end by themselves (`drain-seconds`)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from littlelb.core.model import Forward, Frontend, Ip, Key
 
@@ -12,12 +12,9 @@ class Linger:
         """Nothing drains."""
         self._until: dict[Ip, tuple[float, frozenset[Key]]] = {}
 
-    def start(self, removed: Mapping[Frontend, Forward], wanted: Mapping[Frontend, Forward], now: float) -> None:
-        """Forget what has ended, begin the drain of frontends that go now; a wanted address does not drain."""
-        self._until = {address: entry for address, entry in self._until.items() if entry[0] > now}
-        if self._until:
-            for address in {frontend.address for frontend in wanted} & self._until.keys():
-                del self._until[address]
+    def start(self, removed: Mapping[Frontend, Forward], is_served: Callable[[Ip], bool], now: float) -> None:
+        """Forget what has ended, begin the drain of frontends that go now; an address that is served does not drain."""
+        self._until = {ip: entry for ip, entry in self._until.items() if entry[0] > now and not is_served(ip)}
         for frontend, forward in removed.items():
             if forward.withdraw_seconds > 0:
                 until, services = self._until.get(frontend.address, (now, frozenset()))

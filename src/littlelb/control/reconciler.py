@@ -159,7 +159,7 @@ class Reconciler:
             for target in self._targets
             if target.phase in observed
         }
-        self._linger.start(removals.get(Phase.FORWARD, {}), state.forwards, now)
+        self._linger.start(removals.get(Phase.FORWARD, {}), lambda address: any(state.served_on(address)), now)
         for target in reversed(self._targets):
             remove = dict(removals.get(target.phase, {}))
             if target.phase is Phase.ADDRESS:
@@ -180,8 +180,8 @@ class Reconciler:
                 continue
             seen, keys = observed[target.phase]
             wanted = target.wanted(able)
-            if keys is not None and target.phase is Phase.PUBLISH and outcome.blocking:
-                keys |= frozenset(k for k, v in wanted.items() if state.publications.get(k) is not v)
+            if keys is not None and target.phase is Phase.PUBLISH and (able.withheld or self._shown.withheld):
+                keys |= able.withheld | self._shown.withheld
                 seen = await observe(target, keys, outcome) or seen
             failed = await apply_changes(target, diff(wanted, seen, keys).bring_up(), outcome)
             if failed and target.phase is not Phase.PUBLISH:
@@ -191,12 +191,16 @@ class Reconciler:
 
     def _services_of(self, subjects: Mapping[Any, Failure]) -> set[Key]:
         """Find the Services that had a failed frontend or address, as of the previous pass."""
-        found = {subject for subject in subjects if isinstance(subject, str)}
-        if len(found) == len(subjects):
-            return found  # most often there are none at all: no walk over ten thousand frontends
-        for frontend, forward in self._shown.forwards.items():
-            if frontend in subjects or frontend.address in subjects:
-                found.add(forward.service)
+        found: set[Key] = set()
+        for subject in subjects:
+            match subject:
+                case str():
+                    found.add(subject)
+                case Frontend():
+                    forward = self._shown.forwards.get(subject)
+                    found.update([forward.service] if forward is not None else [])
+                case _:
+                    found.update(self._shown.served_on(subject))
         return found
 
     def _tell_store(

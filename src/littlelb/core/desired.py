@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 from littlelb.core.backends import index_nodes, select_nodes
 from littlelb.core.decide import decide
 from littlelb.core.immutable.index import Index, reindex
-from littlelb.core.immutable.layered import Layered
+from littlelb.core.immutable.layered import Layered, as_layered
 from littlelb.core.ipam.allocation import allocate
 from littlelb.core.ipam.cases import Docket
 from littlelb.core.model import Announcement, Claim, Ip, Key
@@ -141,7 +141,7 @@ def _merge(
 
 def _exchange(mapping: Mapping[K, V], old: Iterable[K], new: Mapping[K, V]) -> Mapping[K, V]:
     """Take keys out and put others in; what is equal stays the same object."""
-    layered = mapping if isinstance(mapping, Layered) else Layered(mapping)
+    layered = as_layered(mapping)
     come = {key: value for key, value in new.items() if layered.get(key) != value} if layered else new
     return layered.changed(come, [key for key in old if key not in new])
 

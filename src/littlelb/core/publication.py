@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TypeAlias
 
+from littlelb.core.immutable.layered import as_layered
 from littlelb.core.model import Condition, Frontend, Ingress, Ip, Key, PortError, Protocol, Publication
 from littlelb.core.plan import Failure, Severity
 from littlelb.core.reasons import Reason
@@ -109,7 +110,8 @@ def withhold(
     if not failures:
         return state
     affected = _affected(state, failures)
-    publications = dict(state.publications)
+    publications: dict[Key, Publication] = {}
+    silent: set[Key] = set()
     lost: set[Frontend] = set()
     for key in affected:
         decision = state.decisions[key]
@@ -118,20 +120,23 @@ def withhold(
         elif key in shown and shown[key].uid == decision.uid:
             publications[key] = shown[key]
         else:
-            publications.pop(key, None)
+            silent.add(key)
         lost.update(f for f, _ in decision.forwards if failure_of(f, key, failures) is not None)
-    gone = {f.address for f in lost} - {
-        f.address for k in affected for f, _ in state.decisions[k].forwards if f not in lost
-    }
-    gone -= {f.address for f in state.forwards if f not in lost and f.address in gone}
+    gone = [address for address in {f.address for f in lost} if not _has_another(address, lost, state)]
     return replace(
         state,
-        forwards={f: v for f, v in state.forwards.items() if f not in lost},
-        placements={a: v for a, v in state.placements.items() if a not in gone},
-        announcements={a: v for a, v in state.announcements.items() if a not in gone},
-        publications=publications,
+        forwards=as_layered(state.forwards).changed({}, lost),
+        placements=as_layered(state.placements).changed({}, gone),
+        announcements=as_layered(state.announcements).changed({}, gone),
+        publications=as_layered(state.publications).changed(publications, silent),
         withheld=frozenset(affected),
     )
+
+
+def _has_another(address: Ip, lost: set[Frontend], state: DesiredState) -> bool:
+    """Is anything left on this address, of whatever Service?"""
+    keys = state.served_on(address)
+    return any(f.address == address and f not in lost for key in keys for f, _ in state.decisions[key].forwards)
 
 
 def _waits(decision: Decision, failures: Failures) -> bool:
@@ -142,9 +147,14 @@ def _waits(decision: Decision, failures: Failures) -> bool:
 
 def _affected(state: DesiredState, failures: Failures) -> set[Key]:
     """Find the Services that a failure concerns."""
-    affected: set[Key] = {key for key in failures if isinstance(key, str) and key in state.decisions}
-    addresses = {subject for subject in failures if not isinstance(subject, str | Frontend)}
-    for frontend, forward in state.forwards.items():
-        if frontend in failures or frontend.address in addresses:
-            affected.add(forward.service)
+    affected: set[Key] = set()
+    for subject in failures:
+        match subject:
+            case str():
+                affected.update([subject] if subject in state.decisions else [])
+            case Frontend():
+                forward = state.forwards.get(subject)
+                affected.update([forward.service] if forward is not None else [])
+            case _:
+                affected.update(state.served_on(subject))
     return affected

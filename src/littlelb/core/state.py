@@ -1,6 +1,6 @@
 """The two worlds that the loop compares: Snapshot (all that is known) and DesiredState (all that should be)."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -225,3 +225,9 @@ class DesiredState:
     """None: compare everything."""
     withheld: frozenset[Key] = frozenset()
     """Services whose publication tells of a failure (`core.publication.withhold`)."""
+
+    def served_on(self, address: Ip) -> Iterator[Key]:
+        """Find the Services that have a frontend on an address, failed or not."""
+        for key in self.holders.get(address, ()):
+            if key in self.decisions and address in self.decisions[key].addresses:
+                yield key

@@ -128,3 +128,8 @@ class Layered(Mapping[K, V]):
     def __repr__(self) -> str:
         """Show it as what it is equal to."""
         return repr(self._flat())
+
+
+def as_layered(entries: Mapping[K, V]) -> Layered[K, V]:
+    """Take a mapping that is layered already, or copy one that is not."""
+    return entries if isinstance(entries, Layered) else Layered(entries)
