@@ -20,7 +20,7 @@ from littlelb.control.reconciler import PassResult, Reconciler
 from littlelb.control.state_file import StateFile, Stored, encode_world
 from littlelb.control.store import Store
 from littlelb.core.model import Claim, Forward, Frontend, HostFacts, Ip, Key, Plane, Publication, Service
-from littlelb.core.planes import FORWARDED
+from littlelb.core.serving.planes import FORWARDED
 from littlelb.core.story import EventType, changed_keys, tell
 from littlelb.dataplane.pipe.crew import PipeSettings
 from littlelb.dataplane.pipe.plane import PipePlane

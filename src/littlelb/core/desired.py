@@ -10,14 +10,14 @@ from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
-from littlelb.core.backends import index_nodes, select_nodes
-from littlelb.core.decide import decide
 from littlelb.core.immutable.index import Index, reindex
 from littlelb.core.immutable.layered import Layered, as_layered
 from littlelb.core.ipam.allocation import allocate
 from littlelb.core.ipam.cases import Docket
 from littlelb.core.model import Announcement, Claim, Ip, Key
 from littlelb.core.publication import compute_publication
+from littlelb.core.serving.backends import index_nodes, select_nodes
+from littlelb.core.serving.decide import decide
 from littlelb.core.state import Allocation, Decision, DesiredState, Snapshot, Touched, World
 
 K = TypeVar("K", bound=Hashable)

@@ -19,8 +19,8 @@ from littlelb.core.ipam.cases import Case, Docket
 from littlelb.core.ipam.docket import find_dispute, is_alone, open_docket, reopen_docket
 from littlelb.core.ipam.requests import frontends_on, judge_annotations, quote
 from littlelb.core.model import Frontend, Grant, Ip, Key, Listener, Service
-from littlelb.core.planes import FORWARDED, choose_plane
 from littlelb.core.reasons import Notice, Reason, Refusal
+from littlelb.core.serving.planes import FORWARDED, choose_plane
 from littlelb.core.state import Allocation, DesiredState, Snapshot
 
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from littlelb.core.backends import Choice, choose_backends, index_nodes, select_nodes
 from littlelb.core.model import (
     Backend,
     Endpoint,
@@ -17,6 +16,7 @@ from littlelb.core.model import (
     ServicePort,
 )
 from littlelb.core.reasons import Reason
+from littlelb.core.serving.backends import Choice, choose_backends, index_nodes, select_nodes
 from littlelb.core.state import BackendsMode, Settings, World
 from tests.worlds import HOST, STAND_ALONE, ip, node, piece, service
 

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from littlelb.core.backends import Choice, choose_backends
 from littlelb.core.ipam.addressing import prefix_length
 from littlelb.core.ipam.requests import SourceRanges, family_of, parse_drain_seconds, parse_source_ranges
 from littlelb.core.model import EndpointSlice, Family, Forward, Frontend, Key, Placement, Plane, Service, ServicePort
-from littlelb.core.planes import choose_plane
 from littlelb.core.reasons import Notice, Reason, Refusal
+from littlelb.core.serving.backends import Choice, choose_backends
+from littlelb.core.serving.planes import choose_plane
 from littlelb.core.state import Allocation, Decision, Snapshot, World
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from littlelb.core.model import Plane
-from littlelb.core.planes import choose_plane
+from littlelb.core.serving.planes import choose_plane
 from littlelb.core.state import Settings
 from tests.worlds import service
 
