@@ -1,7 +1,10 @@
 """When a pass is made: soon after something changed, sooner or later after a failure, and at every resync.
 
-wake ──→ (min interval) ──→ pass ──→ failed? ── backoff ──→ full pass
-hint ──→ (min interval) ──→ full pass
+wake ──→ pass ──→ pause ──→ failed? ── backoff ──→ full pass
+hint ──→ full pass ──→ pause
+
+A pause is as long as the pass before it was, within limits: a lone event waits for nobody, and a storm of them is taken
+in gulps that leave half of the time to everybody else.
 """
 
 import asyncio
@@ -24,7 +27,8 @@ log = structlog.get_logger(__name__)
 class Timings:
     """Intervals of the loop, in seconds."""
 
-    min_interval: float = 0.02
+    min_pause: float = 0.001
+    max_pause: float = 0.02
     resync_interval: float = 60.0
     first_retry: float = 1.0
     last_retry: float = 30.0
@@ -94,8 +98,7 @@ class Loop:
         while True:
             await self._wait()
             if self._store.ready:
-                await self._one_pass()
-                await self._clock.sleep(self._timings.min_interval)
+                await self._clock.sleep(await self._one_pass())
 
     async def withdraw(self, drain: Callable[[float], Awaitable[int]]) -> None:
         """Take everything away, and wait for flows that may still end; the caller bounds the time.
@@ -137,9 +140,10 @@ class Loop:
         if self._next_full <= now or (lingering is not None and lingering <= now):
             self._full = True
 
-    async def _one_pass(self) -> None:
+    async def _one_pass(self) -> float:
+        """Make a pass; the seconds to pause after it."""
         full, self._full = self._full, False
-        self._busy_since = self._clock.monotonic()
+        self._busy_since = began = self._clock.monotonic()
         self._settled.clear()
         try:
             result = await self._reconciler.run_pass(full=full)
@@ -158,6 +162,8 @@ class Loop:
         )
         self._plan_next(report, full=full)
         self._on_pass(result)
+        took = self._clock.monotonic() - began
+        return min(max(took, self._timings.min_pause), self._timings.max_pause)
 
     def _plan_next(self, report: PassReport, *, full: bool) -> None:
         """A failure shortens the way to the next full pass; each one in a row makes it longer again."""

@@ -1,7 +1,7 @@
 """When a pass is made, in virtual time."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,16 @@ class Engine:
     @property
     def times(self) -> list[float]:
         return [round(when, 2) for when, _ in self.passes]
+
+    def slow_down(self, seconds: float) -> None:
+        """Let every pass that looks at an address take so long."""
+        look = self.address.observe
+
+        async def observe(keys: frozenset[Any] | None) -> Mapping[Any, Any]:
+            await asyncio.sleep(seconds)
+            return await look(keys)
+
+        self.address.observe = observe  # type: ignore[method-assign]
 
     def list_all(self) -> None:
         self.store.services.retain(frozenset(self.store.services.items))
@@ -72,19 +82,43 @@ def test_nothing_happens_before_everything_was_listed() -> None:
     _run(scenario)
 
 
-def test_a_burst_of_changes_is_one_pass_or_two() -> None:
-    """The first change is taken at once, the rest together after the shortest interval."""
+@pytest.mark.parametrize(("pass_seconds", "passes"), [(0.0, 8), (0.004, 4), (0.05, 4)])
+def test_a_burst_of_changes_is_a_few_passes(pass_seconds: float, passes: int) -> None:
+    """50 in 5 ms: the first change is taken at once, the others together; the longer a pass, the more of them."""
 
     async def scenario(engine: Engine) -> None:
         engine.list_all()
         await asyncio.sleep(1)
         done = len(engine.passes)
+        engine.slow_down(pass_seconds)
         for number in range(50):
             engine.store.services.upsert(service("web", VIP, [80 + number]))
             await asyncio.sleep(0.0001)
-        await asyncio.sleep(1)
-        assert len(engine.passes) - done <= 3
+        await asyncio.sleep(5)
+        assert 2 <= len(engine.passes) - done <= passes
         assert engine.forward.world.keys() == {frontend(VIP, 129)}
+
+    _run(scenario)
+
+
+@pytest.mark.parametrize(("pass_seconds", "pause"), [(0.0, 0.001), (0.004, 0.004), (0.05, 0.02)])
+def test_a_pause_is_as_long_as_the_pass_within_limits(pass_seconds: float, pause: float) -> None:
+    """An event that comes right after a short pass waits for a moment only."""
+
+    async def scenario(engine: Engine) -> None:
+        engine.list_all()
+        engine.store.services.upsert(service("web", VIP))
+        await asyncio.sleep(1)
+        engine.slow_down(pass_seconds)
+        engine.passes.clear()
+        engine.store.services.upsert(service("web", VIP, uid="another"))
+        while not engine.passes:
+            await asyncio.sleep(pause / 4)
+        engine.store.services.upsert(service("web", VIP, uid="a third"))
+        while len(engine.passes) < 2:
+            await asyncio.sleep(pause / 4)
+        first, second = (when for when, _ in engine.passes)
+        assert second - first == pytest.approx(pause + pass_seconds, abs=0.0005)
 
     _run(scenario)
 
