@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from littlelb.core.report import ServiceState
+from littlelb.core.shown.status import ServiceState
 from tools.demo_stage import LOADBALANCER, TOP, Stage, StepFailed, wait_for
 from tools.userns import PREFIX, read_prefix
 

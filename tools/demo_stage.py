@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from littlelb.core.report import ServiceStatus, decode_report
+from littlelb.core.shown.status import ServiceStatus, decode_report
 from littlelb.testing.lan import Lan
 
 TOP = Path(__file__).resolve().parent.parent

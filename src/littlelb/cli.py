@@ -23,7 +23,10 @@ from rich.text import Text
 from littlelb import __version__, tables
 from littlelb.config import Config, default_text, load_config, read_run_dir
 from littlelb.core.errors import ConfigError, WorldError
-from littlelb.core.report import Finding, Level, PlanDocument, StatusReport, decode_report, encode, printable
+from littlelb.core.shown.findings import Finding, Level
+from littlelb.core.shown.plan_document import PlanDocument
+from littlelb.core.shown.status import StatusReport, decode_report, encode
+from littlelb.core.shown.text import printable
 from littlelb.goflags import OPTIONS, Option, Vocabulary, normalise_arguments, parse_bool
 from littlelb.log import configure_logging
 from littlelb.web import SOCKET_NAME

@@ -19,7 +19,7 @@ from littlelb.configfile import Given, read_settings_file, show
 from littlelb.core.errors import ConfigError
 from littlelb.core.labels import parse_selector
 from littlelb.core.model import Net
-from littlelb.core.report import printable
+from littlelb.core.shown.text import printable
 from littlelb.core.state import (
     BackendsMode,
     DefaultAddress,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import yaml
 
-from littlelb.core.report import printable
+from littlelb.core.shown.text import printable
 from littlelb.goflags import OPTIONS
 
 _SHOWN_BYTES = 80

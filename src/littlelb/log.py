@@ -13,7 +13,7 @@ from typing import Any, TextIO, cast
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
-from littlelb.core.report import printable
+from littlelb.core.shown.text import printable
 
 _DEPTH = 4
 """Values nested deeper than this are shown as text."""

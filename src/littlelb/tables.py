@@ -9,17 +9,18 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from littlelb.core.report import (
-    Finding,
-    Level,
-    PlanDocument,
+from littlelb.core.shown.findings import Finding, Level
+from littlelb.core.shown.plan_document import PlanDocument, Verb
+from littlelb.core.shown.status import (
     ServiceState,
     ServiceStatus,
     StatusReport,
-    Verb,
     compute_unready,
-    printable,
+    render_backends,
+    render_ports,
+    render_traffic,
 )
+from littlelb.core.shown.text import printable
 
 _PLAIN_COLUMNS = 100_000
 """Wide enough that nothing is wrapped where nobody looks: a pipe, a file."""
@@ -27,6 +28,7 @@ _STATE = {
     ServiceState.SERVING: "green",
     ServiceState.PARTIAL: "yellow",
     ServiceState.PENDING: "yellow",
+    ServiceState.NO_BACKENDS: "yellow",
     ServiceState.REFUSED: "red",
 }
 _LEVEL = {Level.OK: "green", Level.WARN: "yellow", Level.ERROR: "red"}
@@ -74,7 +76,7 @@ def render_status(report: StatusReport) -> list[RenderableType]:
 
 
 def _status_row(service: ServiceStatus) -> list[Text]:
-    ports = dict.fromkeys(f"{port.port}/{port.protocol}{'' if port.serving else '!'}" for port in service.ports)
+    ports = dict.fromkeys(f"{render_ports(port)}{'' if port.serving else '!'}" for port in service.ports)
     return [
         _text(service.key),
         _text(service.state, _STATE[service.state]),
@@ -82,8 +84,8 @@ def _status_row(service: ServiceStatus) -> list[Text]:
         _text(", ".join(ports) or "-"),
         _text(service.plane or "-"),
         _text(service.holder or "-"),
-        _text(f"{service.backends_up}/{service.backends_total}"),
-        _text(f"{service.connections_active} open, {service.connections_accepted} so far"),
+        _text(render_backends(service)),
+        _text(render_traffic(service)),
     ]
 
 

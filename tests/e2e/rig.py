@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from littlelb.core.report import ServiceStatus, StatusReport, decode_report
+from littlelb.core.shown.status import ServiceStatus, StatusReport, decode_report
 from littlelb.testing.lan import Lan
 from littlelb.testing.netns import Namespace
 from tests.controlplane.accounts import daemon_kubeconfig

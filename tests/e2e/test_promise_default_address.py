@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from littlelb.core.report import ServiceState
+from littlelb.core.shown.status import ServiceState
 from tests.e2e.rig import ANSWERER, DEFAULT, Rig
 
 pytestmark = pytest.mark.e2e

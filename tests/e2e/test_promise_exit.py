@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from littlelb.core.report import decode_report
+from littlelb.core.shown.status import decode_report
 from tests.controlplane.objects import service
 from tests.e2e.load import Load
 from tests.e2e.rig import TOP, Rig

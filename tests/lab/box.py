@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import yaml
 
-from littlelb.core.report import ServiceStatus, StatusReport, decode_report
+from littlelb.core.shown.status import ServiceStatus, StatusReport, decode_report
 from littlelb.testing.lan import Lan
 
 TOP = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from littlelb.core.report import ServiceStatus
+from littlelb.core.shown.status import ServiceStatus
 from tests.contract.hostile import (
     FREE_ADDRESS,
     NAMESPACE,

@@ -19,18 +19,15 @@ from littlelb import __version__, cli
 from littlelb.config import Config
 from littlelb.core.errors import ConfigError, Permanent
 from littlelb.core.model import Protocol
-from littlelb.core.report import (
+from littlelb.core.shown.findings import Finding, Level
+from littlelb.core.shown.plan_document import PlanDocument, PlanLine, Verb
+from littlelb.core.shown.status import (
     DaemonStatus,
-    Finding,
-    Level,
-    PlanDocument,
-    PlanLine,
     PortStatus,
     ReasonLine,
     ServiceState,
     ServiceStatus,
     StatusReport,
-    Verb,
     encode,
 )
 from littlelb.goflags import OPTIONS
@@ -280,8 +277,8 @@ def test_status(invoke: Invoke, tmp_path: Path) -> None:
         "https://192.0.2.1:6443: connected",
         "not ready: synced, but the first pass is not finished",
         "SERVICE STATE ADDRESSES PORTS PLANE HOLDER BACKENDS CONNECTIONS",
-        "default/bad refused - - - - 0/0 0 open, 0 so far",
-        "default/web serving 203.0.113.7 80/TCP pipe lb-1 2/3 0 open, 0 so far",
+        "default/bad refused - - - - 0/0 0 so far",
+        "default/web serving 203.0.113.7 80/TCP pipe lb-1 2/3 0 so far",
         "default/bad: InvalidAddress: [bold]\\x1b is no address",
     ]
     assert out.isascii()

@@ -5,18 +5,9 @@ import io
 import msgspec
 import pytest
 
-from littlelb.core.report import (
-    DaemonStatus,
-    Finding,
-    Level,
-    PlanDocument,
-    PlanLine,
-    ReasonLine,
-    ServiceState,
-    ServiceStatus,
-    StatusReport,
-    Verb,
-)
+from littlelb.core.shown.findings import Finding, Level
+from littlelb.core.shown.plan_document import PlanDocument, PlanLine, Verb
+from littlelb.core.shown.status import DaemonStatus, ReasonLine, ServiceState, ServiceStatus, StatusReport
 from littlelb.tables import print_all, render_findings, render_plan, render_status
 
 DAEMON = DaemonStatus(

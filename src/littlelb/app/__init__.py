@@ -7,7 +7,8 @@ from littlelb.app.commands import check as checking
 from littlelb.app.commands import cleanup as clearing
 from littlelb.app.commands import plan as planning
 from littlelb.config import Config
-from littlelb.core.report import Finding, PlanDocument
+from littlelb.core.shown.findings import Finding
+from littlelb.core.shown.plan_document import PlanDocument
 
 
 def run(config: Config) -> int:

@@ -97,7 +97,12 @@ class Daemon:
     def _workers(self) -> Mapping[str, Coroutine[Any, Any, None]]:
         """Everything that ends before the withdrawal."""
         parts, config = self._parts, self._config
-        views = Views(self._reporter.report, self._metrics.render, self._stuck)
+        views = Views(
+            report=self._reporter.report,
+            details=lambda: self._reporter.report(with_backends=True),
+            metrics=self._metrics.render,
+            stuck=self._stuck,
+        )
         tasks = {
             **parts.source.tasks(),
             "host facts": parts.monitor.run(),

@@ -9,9 +9,12 @@ from littlelb.app.clock import SystemClock
 from littlelb.app.parts import Parts
 from littlelb.config import Config
 from littlelb.control.reconciler import PassResult
+from littlelb.core.counters import ServiceCounters
 from littlelb.core.errors import Transient
 from littlelb.core.model import Frontend
-from littlelb.core.report import Counters, DaemonStatus, StatusReport, compute_report
+from littlelb.core.shown.report import Observed, compute_report
+from littlelb.core.shown.status import DaemonStatus, StatusReport
+from littlelb.dataplane.pipe.codec import count_services
 
 
 class Reporter:
@@ -25,12 +28,12 @@ class Reporter:
         self._config, self._parts, self._clock = config, parts, clock
         self._started = clock.now()
         self._last: PassResult | None = None
-        self._counters: dict[Frontend, Counters] = {}
-        self._made: StatusReport | None = None
+        self._counters: dict[Frontend, ServiceCounters] = {}
+        self._made: dict[bool, StatusReport] = {}
 
     def take(self, result: PassResult) -> None:
         """Remember the last pass."""
-        self._last, self._made = result, None
+        self._last, self._made = result, {}
 
     async def count(self) -> None:
         """Ask the workers for their counters; while they cannot be asked, the last ones stay."""
@@ -38,22 +41,24 @@ class Reporter:
             counted = await self._parts.plane.counters()
         except Transient:
             return
-        fresh = {frontend: Counters(one.active, one.accepted) for frontend, one in counted.items()}
+        fresh = count_services(counted)
         if fresh != self._counters:
-            self._counters, self._made = fresh, None
+            self._counters, self._made = fresh, {}
 
-    def report(self) -> StatusReport:
-        """Everything that `status` shows."""
+    def report(self, *, with_backends: bool = False) -> StatusReport:
+        """Everything that `status` shows; its list of backends only where somebody wants it."""
         parts = self._parts
-        if self._made is None:
-            self._made = compute_report(
+        made = self._made.get(with_backends)
+        if made is None:
+            last = self._last.report if self._last is not None else None
+            made = self._made[with_backends] = compute_report(
                 self._status(),
                 parts.store.peek(),
                 parts.reconciler.state,
-                self._last.report if self._last is not None else None,
-                self._counters,
+                Observed(last, self._counters),
+                with_backends=with_backends,
             )
-        return msgspec.structs.replace(self._made, daemon=self._status())
+        return msgspec.structs.replace(made, daemon=self._status())
 
     def _status(self) -> DaemonStatus:
         source, speech = self._parts.source, self._parts.speech

@@ -19,7 +19,7 @@ from littlelb.control.store import Store
 from littlelb.core.errors import Transient
 from littlelb.core.interfaces import Clock, Keyed, Sink
 from littlelb.core.model import EndpointSlice, Ip, Node, Service
-from littlelb.core.report import SyncProgress
+from littlelb.core.shown.status import SyncProgress
 from littlelb.kube import decode
 from littlelb.kube.client import ENDPOINT_SLICES, NODES, SERVICES, Api, Page, Selection
 from littlelb.kube.credentials.choice import InCluster, choose_credentials

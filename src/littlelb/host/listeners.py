@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 
 from littlelb.core.model import Frontend, Listener, Protocol
-from littlelb.core.report import printable
+from littlelb.core.shown.text import printable
 from littlelb.host.sockets import Waiting, read_waiting
 
 log = structlog.get_logger(__name__)

@@ -7,7 +7,7 @@ IPv4's settings the larger value of `all` and the device counts (ip-sysctl).
 from collections.abc import Callable
 from pathlib import Path
 
-from littlelb.core.report import Finding, Level
+from littlelb.core.shown.findings import Finding, Level
 
 _ROOT = Path("/proc/sys")
 

@@ -10,22 +10,26 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Final
 
-from littlelb.core.report import (
+from littlelb.core.shown.status import (
     DaemonStatus,
     PortStatus,
     ServiceState,
     ServiceStatus,
     StatusReport,
+    TableUse,
     compute_unready,
-    printable,
+    render_backends,
+    render_ports,
+    render_traffic,
 )
+from littlelb.core.shown.text import printable
 
 _STYLE: Final = """
 :root{color-scheme:light dark}body{font:15px/1.45 system-ui,sans-serif;margin:1.5rem auto;max-width:75rem;
 padding:0 1rem}h1{font-size:1.3rem}table{border-collapse:collapse;width:100%}th,td{text-align:left;vertical-align:top;
 padding:.4rem .7rem;border-bottom:1px solid #8886}dl{display:grid;grid-template-columns:max-content 1fr;
 gap:.1rem 1rem}dd{margin:0}
-.serving{color:#2a8a3e}.partial,.pending{color:#b26a00}.refused,.error{color:#c62828}ul{margin:0;padding-left:1.1rem}
+.serving{color:#2a8a3e}.partial,.pending,.no-backends{color:#b26a00}.refused,.error{color:#c62828}ul{margin:0;padding-left:1.1rem}
 .scroll{overflow-x:auto}code{overflow-wrap:anywhere}td:first-child{min-width:12rem}
 """
 CONTENT_SECURITY_POLICY: Final = (
@@ -47,8 +51,8 @@ def render_page(report: StatusReport) -> str:
     left_out = len(report.services) - len(first)
     more = f"<p>and {left_out} more: see <code>loadbalancer status</code></p>" if left_out else ""
     table = (
-        "<div class=scroll><table><thead><tr><th>Service<th>State<th>Addresses<th>Ports<th>Backends<th>Connections"
-        f"<th>Why</thead><tbody>{rows}</tbody></table></div>{more}"
+        "<div class=scroll><table><thead><tr><th>Service<th>State<th>Addresses<th>Ports<th>Plane<th>Backends"
+        f"<th>Connections<th>Why</thead><tbody>{rows}</tbody></table></div>{more}"
         if rows
         else "<p>No Service of type LoadBalancer is ours yet.</p>"
     )
@@ -67,7 +71,8 @@ def _render_daemon(report: StatusReport) -> str:
         ("Ready", _list(unready, "error") if unready else "yes"),
         ("Source", f"<code>{_text(daemon.source)}</code> {_connection(daemon)}"),
         ("First sync", ", ".join(f"{_text(p.kind)} {p.objects}{'' if p.listed else ' …'}" for p in daemon.progress)),
-        ("Plane", _text(daemon.plane)),
+        ("Planes", _text(daemon.plane)),
+        ("Connection tracking", _render_use(daemon.conntrack)),
         ("Process", f"version {_text(daemon.version)}, pid {daemon.pid}, since {_time(daemon.started)}"),
         ("Folder errors", _list(daemon.folder_errors, "error")),
     ]
@@ -77,6 +82,10 @@ def _render_daemon(report: StatusReport) -> str:
         facts.append(("Last pass", f"{said}, {last.changes} changes"))
         facts.append(("Failures", _list((f"{f.subject}: {f.message}" for f in last.failures), "error")))
     return "<dl>" + "".join(f"<dt>{name}<dd>{html}" for name, html in facts if html) + "</dl>"
+
+
+def _render_use(use: TableUse | None) -> str:
+    return f"{use.used} of {use.limit} entries" if use is not None else ""
 
 
 def _connection(daemon: DaemonStatus) -> str:
@@ -91,8 +100,9 @@ def _render_service(service: ServiceStatus) -> str:
         f"<span class={service.state}>{service.state}</span>",
         "<br>".join(_text(address) for address in service.addresses),
         "<br>".join(_render_port(port) for port in service.ports),
-        f"{service.backends_up}/{service.backends_total}",
-        f"{service.connections_active} open, {service.connections_accepted} so far",
+        _text(service.plane),
+        render_backends(service),
+        render_traffic(service),
         _list((f"{line.reason}: {line.message}" for line in service.reasons), ""),
     )
     return "<tr>" + "".join(f"<td>{cell}" for cell in cells) + "</tr>"
@@ -100,7 +110,7 @@ def _render_service(service: ServiceStatus) -> str:
 
 def _render_port(port: PortStatus) -> str:
     error = f" <span class=error>{_text(port.error)}</span>" if port.error else ""
-    return f"{port.port}/{_text(port.protocol)}{error}"
+    return f"{_text(render_ports(port))}{error}"
 
 
 def _list(lines: Iterable[str], style: str) -> str:

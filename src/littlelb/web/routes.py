@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from littlelb.core.report import StatusReport, compute_unready, encode
+from littlelb.core.shown.status import StatusReport, compute_unready, encode
 from littlelb.web import metrics, pages
 
 _HEADERS = {
@@ -31,6 +31,8 @@ class Views:
     """What the server asks the rest of the program for, at each request."""
 
     report: Callable[[], StatusReport]
+    details: Callable[[], StatusReport]
+    """The same with every backend of every Service."""
     metrics: Callable[[StatusReport], bytes]
     """Called in a thread: with very many Services it takes longer than the loop may stand still."""
     stuck: Callable[[], str]
@@ -75,7 +77,7 @@ def build_private_app(views: Views) -> web.Application:
 
 def _status(views: Views) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def status(_request: web.Request) -> web.Response:
-        return web.Response(body=encode(views.report()), content_type="application/json")
+        return web.Response(body=encode(views.details()), content_type="application/json")
 
     return status
 

@@ -3,7 +3,7 @@
 import pytest
 
 from littlelb.core.model import Protocol
-from littlelb.core.report import (
+from littlelb.core.shown.status import (
     DaemonStatus,
     FailureLine,
     PassStatus,
@@ -13,6 +13,7 @@ from littlelb.core.report import (
     ServiceStatus,
     StatusReport,
     SyncProgress,
+    TableUse,
 )
 
 EVIL = '</td><script>alert("1")</script>\x1b[31m\u202e'
@@ -33,18 +34,22 @@ def report() -> StatusReport:
         progress=(SyncProgress("Service", 2, listed=True),),
         folder_errors=(f"a.yaml:3: {EVIL}",),
         events_dropped=4,
+        conntrack=TableUse(50, 1000),
     )
     web = ServiceStatus(
         key="default/web",
         state=ServiceState.SERVING,
         addresses=("203.0.113.7",),
-        ports=(PortStatus("203.0.113.7", 80, Protocol.TCP, serving=True),),
+        ports=(PortStatus("203.0.113.7", 80, Protocol.TCP, serving=True, held=True),),
         plane="pipe",
         holder="lb-1",
         backends_up=2,
         backends_total=3,
         connections_active=5,
         connections_accepted=100,
+        connections_draining=1,
+        bytes_in=2048,
+        bytes_out=4096,
     )
     bad = ServiceStatus(key="default/bad", state=ServiceState.REFUSED, reasons=(ReasonLine("InvalidAddress", EVIL),))
     last = PassStatus(

@@ -5,9 +5,9 @@ from ipaddress import ip_address
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
-from littlelb.core.model import Frontend, Protocol
+from littlelb.core.model import Frontend, Plane, Protocol
 from littlelb.core.plan import Failure, PassReport
-from littlelb.core.report import StatusReport
+from littlelb.core.shown.status import StatusReport
 from littlelb.web.metrics import Metrics
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
@@ -30,8 +30,14 @@ def test_report_becomes_metrics(report: StatusReport) -> None:
     assert seen["littlelb_services", ("refused",)] == 1
     assert seen["littlelb_services", ("pending",)] == 0
     assert seen["littlelb_addresses_held", ()] == 1
-    assert seen["littlelb_connections_active", ("default/web",)] == 5
-    assert seen["littlelb_connections_accepted_total", ("default/web",)] == 100
+    assert seen["littlelb_services", ("no-backends",)] == 0
+    assert seen["littlelb_connections_active", ("pipe", "default/web")] == 5
+    assert seen["littlelb_connections_draining", ("pipe", "default/web")] == 1
+    assert seen["littlelb_connections_accepted_total", ("pipe", "default/web")] == 100
+    assert seen["littlelb_bytes_total", ("in", "pipe", "default/web")] == 2048
+    assert seen["littlelb_bytes_total", ("out", "pipe", "default/web")] == 4096
+    assert seen["littlelb_conntrack_entries", ()] == 50
+    assert seen["littlelb_conntrack_entries_limit", ()] == 1000
     assert seen["littlelb_backends_up", ("default/web",)] == 2
     assert seen["littlelb_source_connected", ()] == 1
     assert seen["littlelb_events_dropped_total", ()] == 4
@@ -58,6 +64,27 @@ def test_passes_are_counted(report: StatusReport) -> None:
         1,
         0,
     ]
+
+
+def test_what_nobody_counts_has_no_series(report: StatusReport) -> None:
+    """Zero would be a claim; a kernel without connection tracking has none to show either."""
+    web = msgspec.structs.replace(report.services[1], connections_active=None, bytes_in=None, bytes_out=None, packets=7)
+    daemon = msgspec.structs.replace(report.daemon, conntrack=None)
+    seen = scrape(msgspec.structs.replace(report, services=(web,), daemon=daemon))
+    names = {name for name, _ in seen}
+    assert not names & {"littlelb_connections_active", "littlelb_bytes_total", "littlelb_conntrack_entries"}
+    assert seen["littlelb_packets_total", ("pipe", "default/web")] == 7
+
+
+def test_writes_of_a_plane_are_timed(report: StatusReport) -> None:
+    """How long a plane took is there as a histogram and as the last value."""
+    metrics = Metrics()
+    metrics.observe_write(Plane.NFT, 0.0003)
+    metrics.observe_write(Plane.NFT, 0.003)
+    seen = scrape(report, metrics)
+    assert seen["littlelb_plane_write_seconds_count", ("nft",)] == 2
+    assert seen["littlelb_plane_write_seconds_bucket", ("0.0005", "nft")] == 1
+    assert seen["littlelb_plane_last_write_seconds", ("nft",)] == 0.003
 
 
 def test_cardinality(report: StatusReport) -> None:

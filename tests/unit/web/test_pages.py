@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 import msgspec
 
-from littlelb.core.report import StatusReport
+from littlelb.core.shown.status import StatusReport
 from littlelb.web.pages import CONTENT_SECURITY_POLICY, render_page
 
 
@@ -42,7 +42,8 @@ def test_the_page_tells_it_all(report: StatusReport) -> None:
         "203.0.113.7",
         "80/TCP",
         "2/3",
-        "5 open, 100 so far",
+        "5 open (1 draining), 100 so far, 2.0 KiB in, 4.0 KiB out",
+        "50 of 1000 entries",
         "refused",
         "InvalidAddress",
         "https://192.0.2.1:6443",

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from littlelb.core.report import FailureLine, PassStatus, StatusReport, decode_report
+from littlelb.core.shown.status import FailureLine, PassStatus, StatusReport, decode_report
 from littlelb.web.routes import Views, build_private_app, build_public_app, is_host_allowed
 
 PERMANENT = PassStatus(
@@ -23,7 +23,10 @@ PERMANENT = PassStatus(
 async def client(report: StatusReport, stuck: str = "") -> AsyncIterator[TestClient]:  # type: ignore[type-arg]
     """Ask the public app, which knows itself as LB-1."""
     views = Views(
-        report=lambda: report, metrics=lambda shown: f"pid {shown.daemon.pid}\n".encode(), stuck=lambda: stuck
+        report=lambda: msgspec.structs.replace(report, services=()),
+        details=lambda: report,
+        metrics=lambda shown: f"pid {shown.daemon.pid}\n".encode(),
+        stuck=lambda: stuck,
     )
     async with TestClient(TestServer(build_public_app(views, frozenset({"LB-1"})))) as asked:
         yield asked
@@ -122,7 +125,7 @@ def test_hosts_that_are_refused(header: str) -> None:
 
 async def test_private_app(report: StatusReport) -> None:
     """The socket's app serves the report and nothing else; it has no Host to check."""
-    views = Views(report=lambda: report, metrics=lambda _: b"", stuck=lambda: "")
+    views = Views(lambda: report, lambda: report, metrics=lambda _: b"", stuck=lambda: "")
     async with TestClient(TestServer(build_private_app(views))) as ask:
         answer = await ask.get("/status", headers={"Host": "loadbalancer"})
         assert decode_report(await answer.read()) == report

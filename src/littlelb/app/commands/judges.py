@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from littlelb.core.model import HostFacts
-from littlelb.core.report import Finding, Level
+from littlelb.core.shown.findings import Finding, Level
 
 CAPABILITIES: Mapping[str, tuple[int, Level, str]] = {
     "CAP_NET_ADMIN": (12, Level.ERROR, "no address can be put on a device"),

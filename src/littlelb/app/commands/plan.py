@@ -22,7 +22,7 @@ from littlelb.core.errors import Transient, WorldError
 from littlelb.core.interfaces import Phase
 from littlelb.core.model import Forward, Frontend, Key, Publication
 from littlelb.core.plan import Changes, diff
-from littlelb.core.report import PlanDocument, PlanLine, Verb
+from littlelb.core.shown.plan_document import PlanDocument, PlanLine, Verb
 from littlelb.core.state import DesiredState
 from littlelb.host.netlink import Netlink
 from littlelb.kube.marks import read_marks, would_change

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
 
+from littlelb.core import counters
+from littlelb.core.counters import ServiceCounters
 from littlelb.core.model import Backend, Forward, Frontend, Protocol
 from littlelb.dataplane.pipe.wire import BATCH_BYTES, MAX_FDS, Json, WireError, integer, sequence, text
 
@@ -147,3 +149,17 @@ def _sum(seen: Counters, counts: list[int], backends: list[object]) -> Counters:
         bytes_out=seen.bytes_out + bytes_out,
         backends=merged,
     )
+
+
+def count_services(counted: Mapping[Frontend, Counters]) -> dict[Frontend, ServiceCounters]:
+    """Say it in the form that all planes share; a worker sees bytes, not packets, and those of a frontend only."""
+    return {
+        frontend: ServiceCounters(
+            total=counters.BackendCounters(one.accepted, one.active, None, one.bytes_in, one.bytes_out),
+            backends={
+                (backend.address, backend.port): counters.BackendCounters(tally.accepted, tally.active)
+                for backend, tally in one.backends.items()
+            },
+        )
+        for frontend, one in counted.items()
+    }

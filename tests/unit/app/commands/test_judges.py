@@ -7,7 +7,7 @@ import pytest
 
 from littlelb.app.commands import judges
 from littlelb.core.model import HostFacts
-from littlelb.core.report import Finding, Level
+from littlelb.core.shown.findings import Finding, Level
 
 ALL = (1 << 12) | (1 << 10) | (1 << 13)
 WELL = HostFacts("eth0", own=(ip_address("192.0.2.2"),))

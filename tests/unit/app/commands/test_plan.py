@@ -15,8 +15,9 @@ from littlelb.core.errors import Transient
 from littlelb.core.interfaces import Phase
 from littlelb.core.model import Claim, Placement
 from littlelb.core.plan import Changes
-from littlelb.core.report import PlanLine, Verb
-from littlelb.host.netlink import Address, Netlink
+from littlelb.core.shown.plan_document import PlanLine, Verb
+from littlelb.host.netlink import Netlink
+from littlelb.host.rtnl import Address
 from littlelb.testing.fake_kernel import ETH0, FakeKernel
 
 VIP = "203.0.113.10"

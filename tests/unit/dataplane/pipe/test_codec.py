@@ -6,12 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from littlelb.core.model import Backend, Forward, Frontend, Protocol
+from littlelb.core import counters
+from littlelb.core.counters import ServiceCounters
+from littlelb.core.model import Backend, Forward, Frontend, Plane, Protocol
 from littlelb.dataplane.pipe.codec import (
+    UNSETTLED,
     BackendCounters,
     Counters,
     add_counters,
+    count_services,
     cut_batches,
+    merge_rules,
     parse_frontend,
     parse_rule,
     render_frontend,
@@ -26,9 +31,14 @@ networks = st.sampled_from([ip_network("10.0.0.0/8"), ip_network("2001:db8::/32"
 forwards = st.builds(
     Forward,
     service=st.just("default/web"),
-    backends=st.lists(st.builds(Backend, st.ip_addresses(v=4), st.integers(1, 65535)), max_size=5).map(tuple),
+    backends=st.lists(
+        st.builds(Backend, st.ip_addresses(v=4), st.integers(1, 65535), st.integers(1, 1000), st.booleans()), max_size=5
+    ).map(tuple),
     source_ranges=st.none() | st.lists(networks, max_size=3).map(tuple),
+    plane=st.sampled_from(Plane),
     affinity_seconds=st.integers(0, 86_400),
+    from_link_only=st.booleans(),
+    held=st.booleans(),
     drain_seconds=st.none() | st.integers(0, 3600),
     withdraw_seconds=st.integers(0, 3600),
 )
@@ -46,6 +56,15 @@ def test_a_rule_survives_the_way_to_the_worker_and_back(frontend: Frontend, forw
 def test_a_frontend_survives(frontend: Frontend) -> None:
     """The text of a frontend is read as the same frontend."""
     assert parse_frontend(render_frontend(frontend)) == frontend
+
+
+def test_workers_must_agree_on_what_they_serve() -> None:
+    """One that serves by another rule, or not at all, unsettles a frontend; flows that are left may be in some only."""
+    mine, others = Forward(service="default/web", backends=()), Forward(service="default/api", backends=())
+    left = Forward(service="default/web", backends=(), plane=Plane.NFT)
+    one, two, three, four = (Frontend(ip_address("203.0.113.1"), Protocol.TCP, port) for port in (1, 2, 3, 4))
+    merged = merge_rules([{one: mine, two: mine, three: mine}, {one: mine, two: others, four: left}])
+    assert merged == {one: mine, two: UNSETTLED, three: UNSETTLED, four: left}
 
 
 def test_batches_are_bounded() -> None:
@@ -80,6 +99,9 @@ def test_counters_of_several_workers_add_up() -> None:
     backends = {Backend(ip_address("10.1.0.1"), 80): BackendCounters(8, 2)}
     frontend = Frontend(ip_address("203.0.113.1"), Protocol.TCP, 80)
     assert total == {frontend: Counters(10, 2, 4, 200, 400, backends)}
+    counted = {(ip_address("10.1.0.1"), 80): counters.BackendCounters(8, 2)}
+    shared = ServiceCounters(counters.BackendCounters(10, 2, None, 200, 400), counted)
+    assert count_services(total) == {frontend: shared}
 
 
 @pytest.mark.parametrize("page", [None, [["TCP 203.0.113.1 80"]], [["TCP 203.0.113.1 80", 1, 1, 1, 1, -1, []]]])

@@ -4,9 +4,8 @@ from ipaddress import ip_address
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from littlelb.core.counters import BackendCounters, ServiceCounters
 from littlelb.core.model import (
     Backend,
     Endpoint,
@@ -17,29 +16,21 @@ from littlelb.core.model import (
     HostFacts,
     Ip,
     Key,
+    Plane,
     Protocol,
     Service,
 )
 from littlelb.core.plan import Failure, PassReport, Severity
 from littlelb.core.reasons import Notice, Reason, Refusal
-from littlelb.core.report import (
-    Counters,
+from littlelb.core.shown.report import Observed, compute_report
+from littlelb.core.shown.status import (
     DaemonStatus,
-    Finding,
-    Level,
-    PlanDocument,
-    PlanLine,
     ReasonLine,
     ServiceState,
     ServiceStatus,
     StatusReport,
-    SyncProgress,
-    Verb,
-    compute_report,
-    compute_unready,
     decode_report,
     encode,
-    printable,
 )
 from littlelb.core.state import Decision, DesiredState, Settings, Snapshot
 
@@ -66,15 +57,22 @@ def forward(*backends: Ip) -> Forward:
     return Forward(service=KEY, backends=tuple(Backend(address, 8080) for address in backends))
 
 
+def counted(active: int, connections: int, **backends: BackendCounters) -> ServiceCounters:
+    """Counters of one frontend."""
+    by_key = {(ip_address(name[1:].replace("_", ".")), 8080): one for name, one in backends.items()}
+    return ServiceCounters(BackendCounters(connections, active, bytes_in=100), by_key)
+
+
 def status(
     decision: Decision,
     failures: dict[Frontend | Ip | Key, Failure] | None = None,
-    counters: dict[Frontend, Counters] | None = None,
+    counters: dict[Frontend, ServiceCounters] | None = None,
     *,
     passed: bool = True,
     claimed: bool = True,
     unread: dict[str, Failure] | None = None,
     endpoints: tuple[Ip, ...] = (),
+    with_backends: bool = False,
 ) -> ServiceStatus:
     """Compute the report of one Service."""
     piece = EndpointSlice(
@@ -88,20 +86,60 @@ def status(
     snapshot = Snapshot(settings=Settings(), host=HostFacts("eth0"), services={KEY: web}, slices={KEY: (piece,)})
     last = PassReport(4, 100.0, 0.5, 2, failures or {}, unread or {}) if passed else None
     desired = DesiredState(decisions={KEY: decision})
-    (service,) = compute_report(DAEMON, snapshot, desired, last, counters or {}).services
+    (service,) = compute_report(
+        DAEMON, snapshot, desired, Observed(last, counters or {}), with_backends=with_backends
+    ).services
     return service
 
 
 def test_serving() -> None:
     """A Service whose frontends all work is serving, held by this host, with its backends and connections counted."""
     decision = Decision(KEY, "u", forwards=((HTTP, forward(POD)), (HTTPS, forward(POD))))
-    counters = {HTTP: Counters(2, 10), HTTPS: Counters(1, 5)}
+    counters = {HTTP: counted(2, 10), HTTPS: counted(1, 5)}
     service = status(decision, counters=counters, endpoints=(POD, OTHER_POD))
     assert service.state is ServiceState.SERVING
     assert (service.addresses, service.plane, service.holder) == (("203.0.113.7",), "pipe", "lb-1")
     assert (service.backends_up, service.backends_total) == (1, 2)
     assert (service.connections_active, service.connections_accepted) == (3, 15)
     assert [(port.port, port.serving, port.error) for port in service.ports] == [(80, True, ""), (443, True, "")]
+
+
+def test_backends_are_listed_where_asked_for() -> None:
+    """Each backend is summed over its frontends; one that is gone but has connections left drains, at weight 0."""
+    decision = Decision(KEY, "u", forwards=((HTTP, forward(POD)), (HTTPS, forward(POD))))
+    busy, idle = BackendCounters(4, 2), BackendCounters(3, 0)
+    counters = {
+        HTTP: counted(3, 8, _10_1_0_1=busy, _10_1_0_2=BackendCounters(1, 1), _10_1_0_3=idle),
+        HTTPS: counted(0, 4, _10_1_0_1=busy),
+    }
+    service = status(decision, counters=counters, with_backends=True)
+    assert [(one.address, one.weight, one.connections, one.active, one.draining) for one in service.backends] == [
+        ("10.1.0.1", 1, 8, 4, False),
+        ("10.1.0.2", 0, 1, 1, True),
+    ]
+    assert (service.backends_draining, service.connections_draining, service.bytes_in) == (1, 1, 200)
+    assert service.bytes_out is None
+    assert status(decision, counters=counters).backends == ()
+    (fresh,) = status(Decision(KEY, "u", forwards=((HTTP, forward(POD)),)), with_backends=True).backends
+    assert (fresh.connections, fresh.active, fresh.port) == (0, None, 8080)
+
+
+@pytest.mark.parametrize(("second", "state"), [((), ServiceState.NO_BACKENDS), ((POD,), ServiceState.PARTIAL)])
+def test_a_service_without_backends_is_not_served(second: tuple[Ip, ...], state: ServiceState) -> None:
+    """This machine answers for it and refuses: that is said, and which port it is."""
+    service = status(Decision(KEY, "u", forwards=((HTTP, forward()), (HTTPS, forward(*second)))))
+    assert (service.state, service.holder) == (state, "lb-1")
+    assert [(port.serving, port.held, port.error) for port in service.ports] == [
+        (False, True, "NoBackends"),
+        (bool(second), True, "" if second else "NoBackends"),
+    ]
+
+
+def test_the_plane_is_the_services_own() -> None:
+    """Each Service says what carries it; on the way from one plane to the other it may be both."""
+    moved = Forward(service=KEY, backends=(Backend(POD, 8080),), plane=Plane.NFT)
+    assert status(Decision(KEY, "u", forwards=((HTTP, moved),))).plane == "nft"
+    assert status(Decision(KEY, "u", forwards=((HTTP, moved), (HTTPS, forward(POD))))).plane == "nft, pipe"
 
 
 def test_node_backends_are_not_mixed_with_endpoints() -> None:
@@ -143,7 +181,7 @@ def test_waiting_is_pending_and_no_failure() -> None:
     assert service.state is ServiceState.PENDING
     assert service.reasons == (ReasonLine("Pending", f"{HTTP.address}: {waiting.message}"),)
     last = PassReport(4, 100.0, 0.5, 2, {HTTP.address: waiting})
-    report = compute_report(DAEMON, Snapshot(Settings(), HostFacts("eth0")), DesiredState(), last, {})
+    report = compute_report(DAEMON, Snapshot(Settings(), HostFacts("eth0")), DesiredState(), Observed(last))
     assert report.last_pass is not None
     assert report.last_pass.failures == ()
 
@@ -190,36 +228,11 @@ def test_phases_that_could_not_be_read(phase: str, claimed: bool, state: Service
 
 def test_notices_are_shown_and_change_no_state() -> None:
     """A notice is a reason to read, not a fault."""
-    decision = Decision(
-        KEY, "u", forwards=((HTTP, forward()),), notices=(Notice(Reason.NO_BACKENDS, "no endpoint is ready"),)
-    )
-    service = status(decision)
+    notice = Notice(Reason.CLIENT_ADDRESS_LOST, "backends see this machine's address")
+    service = status(Decision(KEY, "u", forwards=((HTTP, forward(POD)),), notices=(notice,)))
     assert service.state is ServiceState.SERVING
-    assert service.reasons == (ReasonLine("NoBackends", "no endpoint is ready"),)
-    assert (service.backends_up, service.backends_total) == (0, 0)
-
-
-def test_unready() -> None:
-    """Ready means synced, one pass done, and no failure that will not pass by itself."""
-    snapshot, desired = Snapshot(settings=Settings(), host=HostFacts("eth0")), DesiredState()
-    progress = (SyncProgress("Service", 3, listed=True), SyncProgress("Node", 2, listed=False))
-    syncing = msgspec.structs.replace(DAEMON, synced=False, progress=progress)
-    failures: dict[Frontend | Ip | Key, Failure] = {
-        HTTP: Failure("Failed", "EBUSY"),
-        VIP: Failure("NotPermitted", "run as root", Severity.PERMANENT),
-    }
-
-    def unready(daemon: DaemonStatus, last: PassReport | None) -> tuple[str, ...]:
-        return compute_unready(compute_report(daemon, snapshot, desired, last, {}))
-
-    assert unready(syncing, None) == ("not synced with https://192.0.2.1; waiting for: Node (2 so far)",)
-    assert unready(DAEMON, None) == ("synced, but the first pass is not finished",)
-    assert unready(DAEMON, PassReport(1, 1.0, 0.1, 0)) == ()
-    refused = msgspec.structs.replace(DAEMON, refused=("cannot watch nodes: apply the role",))
-    assert unready(refused, PassReport(1, 1.0, 0.1, 0)) == ("cannot watch nodes: apply the role",)
-    assert unready(DAEMON, PassReport(1, 1.0, 0.1, 0, failures)) == ("203.0.113.7: run as root",)
-    unread = {"FORWARD": Failure("Failed", "no nft", Severity.PERMANENT)}
-    assert unready(DAEMON, PassReport(1, 1.0, 0.1, 0, {}, unread)) == ("phase forward: no nft",)
+    assert service.reasons == (ReasonLine("ClientAddressLost", notice.message),)
+    assert (service.backends_up, service.backends_total) == (1, 1)
 
 
 def test_json_round_trip() -> None:
@@ -227,7 +240,7 @@ def test_json_round_trip() -> None:
     decision = Decision(KEY, "u", forwards=((HTTP, forward(POD)),), refusals=(REFUSED,))
     snapshot = Snapshot(settings=Settings(), host=HostFacts("eth0"))
     last = PassReport(4, 100.0, 0.5, 2, {VIP: Failure("Failed", "EBUSY")})
-    report = compute_report(DAEMON, snapshot, DesiredState(decisions={KEY: decision}), last, {})
+    report = compute_report(DAEMON, snapshot, DesiredState(decisions={KEY: decision}), Observed(last))
     assert decode_report(encode(report)) == report
     assert list(msgspec.json.decode(encode(report))) == ["daemon", "last_pass", "services"]
     assert isinstance(report, StatusReport)
@@ -237,37 +250,5 @@ def test_services_are_in_order() -> None:
     """Services are sorted by key, whatever order they came in."""
     snapshot = Snapshot(settings=Settings(), host=HostFacts("eth0"))
     desired = DesiredState(decisions={key: Decision(key, "u") for key in ("b/a", "a/z", "a/a")})
-    report = compute_report(DAEMON, snapshot, desired, None, {})
+    report = compute_report(DAEMON, snapshot, desired, Observed())
     assert [service.key for service in report.services] == ["a/a", "a/z", "b/a"]
-
-
-def test_plan_exit_codes() -> None:
-    """0 no change, 2 changes, 1 any error."""
-    line = PlanLine(phase="ADDRESS", verb=Verb.ADD, key="203.0.113.7", after="/32 on eth0")
-    assert PlanDocument().exit_code == 0
-    assert PlanDocument(lines=(line,)).exit_code == 2
-    assert PlanDocument(lines=(line,), errors=("no API server",)).exit_code == 1
-    assert b'"verb": "add"' in encode(PlanDocument(lines=(line,)))
-
-
-def test_findings_encode() -> None:
-    """Findings have stable keys."""
-    finding = Finding(level=Level.WARN, subject="sysctl", message="off", remedy="sysctl -w …")
-    assert msgspec.json.decode(encode((finding,))) == [
-        {"level": "warn", "subject": "sysctl", "message": "off", "remedy": "sysctl -w …"}
-    ]
-
-
-@given(st.text(st.characters(), max_size=300), st.integers(16, 1024))
-def test_printable(text: str, limit: int) -> None:
-    """Whatever the text, the result is printable, within the limit, and printable texts that fit are unchanged."""
-    shown = printable(text, limit)
-    assert shown.isprintable()
-    assert len(shown.encode()) <= limit
-    if text.isprintable() and len(text.encode()) <= limit:
-        assert shown == text
-
-
-def test_printable_escapes_what_fools_people() -> None:
-    """Terminal sequences, line breaks, bidi overrides, zero-width characters and lone surrogates are made visible."""
-    assert printable("a\x1b[0m\n\u202e\u200b\ud800") == "a\\x1b[0m\\n\\u202e\\u200b\\ud800"
