@@ -6,7 +6,7 @@ The decision for one Service depends on that Service, its slices, its allocation
 changed, the decisions of the others are taken over from the previous state, and `touched` names what may differ.
 """
 
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
@@ -39,8 +39,7 @@ def compute(snapshot: Snapshot, previous: DesiredState | None = None) -> Desired
     world = replace(previous.world, host=snapshot.host, vips=holders)
     if dirty.nodes:
         world = _look_around(snapshot, holders, previous.world)
-        if replace(world, nodes=previous.world.nodes, vips=previous.world.vips) != previous.world:
-            again.update(allocations)
+        again.update(_concerned_by_nodes(previous.world, world, previous.decisions))
     fresh = {key: decide(key, snapshot, allocations[key], world) for key in again if key in allocations}
     return _merge(previous, frozenset(again), fresh, _Shared(allocations, holders, docket, world))
 
@@ -83,6 +82,29 @@ def _move_holders(
     gone = [(address, key) for key, before, after in moves for address in before - after]
     come = [(address, key) for key, before, after in moves for address in after - before]
     return reindex(holders, gone, come)
+
+
+def _concerned_by_nodes(old: World, new: World, decisions: Mapping[Key, Decision]) -> Iterable[Key]:
+    """Find the Services whose backends may change with the nodes; of a node that only goes, those that it serves."""
+    before, after = set(_reached(old)), set(_reached(new))
+    if before == after and old.stale_nodes is new.stale_nodes:
+        return
+    lost = frozenset(address for _, address in before - after)
+    only_lost = after <= before and old.stale_nodes is new.stale_nodes
+    for key, decision in decisions.items():
+        if decision.by_nodes and not (only_lost and _backends(decision).isdisjoint(lost)):
+            yield key
+
+
+def _reached(world: World) -> Iterator[tuple[str, Ip]]:
+    """Pair the names of nodes with their addresses."""
+    for nodes in world.node_addresses.values():
+        yield from nodes.items()
+
+
+def _backends(decision: Decision) -> frozenset[Ip]:
+    """Name the addresses of all backends."""
+    return frozenset(backend.address for _, forward in decision.forwards for backend in forward.backends)
 
 
 def _with_endpoints_in(

@@ -160,6 +160,8 @@ class Decision:
     notices: tuple[Notice, ...] = ()
     span: tuple[int, int] | None = None
     """The lowest and the highest address of its endpoints as numbers; None: it has none."""
+    by_nodes: bool = False
+    """It depends on the nodes that the World names."""
 
     @property
     def addresses(self) -> tuple[Ip, ...]:

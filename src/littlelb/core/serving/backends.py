@@ -35,6 +35,8 @@ class Choice:
     notices: tuple[Notice, ...] = ()
     refusal: Notice | None = None
     """Why this port cannot be served at all."""
+    by_nodes: bool = False
+    """It depends on which nodes may serve."""
 
 
 def select_nodes(nodes: Mapping[str, Node], selector: str) -> tuple[Node, ...]:
@@ -83,7 +85,7 @@ def _choose_nodes(
             f"port {port.port}: no node with an {family} InternalIP may serve; look at the node selector and the nodes"
         )
         notices = (Notice(Reason.NO_BACKENDS, text),)
-    return Choice(tuple(Backend(reachable[name], port.node_port) for name in names), notices)
+    return Choice(tuple(Backend(reachable[name], port.node_port) for name in names), notices, by_nodes=True)
 
 
 def _nodes_with_endpoints(slices: tuple[EndpointSlice, ...]) -> frozenset[str]:

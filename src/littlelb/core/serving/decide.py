@@ -63,6 +63,7 @@ def decide(key: Key, snapshot: Snapshot, allocation: Allocation, world: World) -
         refusals=allocation.refusals + refused,
         notices=tuple(dict.fromkeys(notices)),
         span=_span(terms.slices),
+        by_nodes=any(choice.by_nodes for choice in choices.values()),
     )
 
 
