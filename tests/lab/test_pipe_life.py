@@ -9,13 +9,15 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from littlelb.core.errors import Permanent
+from littlelb.core.model import Plane
 from littlelb.core.plan import Changes, diff
 from littlelb.core.reasons import Reason
 from littlelb.dataplane.pipe.codec import UNSETTLED
@@ -151,6 +153,76 @@ async def test_a_removed_frontend_refuses_at_once(world: World, withdraw: int) -
             assert await world.plane.drain(SECONDS) == 0
             assert await asyncio.to_thread(alive, sock) is False
     assert await world.plane.observe(None) == {}
+
+
+# --- the other plane -------------------------------------------------------------------------------------------------
+
+
+async def test_a_frontend_of_the_other_plane_keeps_its_flows_and_closes_later(world: World) -> None:
+    """Nobody is refused before its time; then the port closes, flows go on, and the frontend is over with the last."""
+    world.settings = replace(world.settings, leave_seconds=1.0)
+    mine = forward(2, withdraw=0)
+    theirs = msgspec.structs.replace(mine, plane=Plane.NFT)
+    with servers(h2=echo(b"2")):
+        await world.start()
+        await world.plane.apply(Changes({frontend(): mine}))
+        with await asyncio.to_thread(opened) as sock:
+            await world.plane.apply(Changes(change={frontend(): theirs}))
+            assert await asyncio.to_thread(ask) == b"2"
+            assert await world.plane.observe(None) == {frontend(): theirs}
+            await until(refused)
+            assert await asyncio.to_thread(alive, sock)
+            assert await world.plane.observe(None) == {frontend(): theirs}
+            await world.stop(keep=True)
+            await world.start()
+            assert await world.plane.observe(None) == {frontend(): theirs}
+            assert await asyncio.to_thread(alive, sock)
+        await until_async(lambda: world.plane.observe(None), {})
+        assert frontend() not in world.plane
+        await world.plane.apply(Changes({frontend(): mine}))
+        assert await asyncio.to_thread(ask) == b"2"
+
+
+async def test_a_frontend_that_comes_back_in_time_is_never_closed(world: World) -> None:
+    """A plane that changes its mind twice leaves everybody served; a removal cuts also what was left behind."""
+    world.settings = replace(world.settings, leave_seconds=0.5)
+    mine = forward(2, withdraw=0)
+    theirs = msgspec.structs.replace(mine, plane=Plane.NFT)
+    with servers(h2=echo(b"2")):
+        await world.start()
+        await world.plane.apply(Changes({frontend(): mine}))
+        load = Load()
+        try:
+            for _ in range(4):
+                await world.plane.apply(Changes(change={frontend(): theirs}))
+                await until(lambda seen=load.good: load.good > seen + 20)  # type: ignore[misc]
+                await world.plane.apply(Changes(change={frontend(): mine}))
+            await asyncio.sleep(0.7)  # longer than a farewell that must not be
+            await until(lambda seen=load.good: load.good > seen + 20)  # type: ignore[misc]
+        finally:
+            load.finish()
+        assert load.bad == []
+        with await asyncio.to_thread(opened) as sock:
+            await world.plane.apply(Changes(change={frontend(): theirs}))
+            await until(refused)
+            await world.plane.apply(Changes(remove={frontend(): theirs}))
+            assert await asyncio.to_thread(alive, sock) is False
+
+
+def refused() -> bool:
+    """Is the port closed?"""
+    try:
+        connect().close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+async def until_async(read: Callable[[], Awaitable[object]], wanted: object) -> None:
+    """Ask until the answer is this one."""
+    async with asyncio.timeout(SECONDS):
+        while await read() != wanted:
+            await asyncio.sleep(0.05)
 
 
 # --- many, taken, limited --------------------------------------------------------------------------------------------

@@ -1,12 +1,13 @@
 """Between the loop's nouns (Frontend, Forward, counters) and the words of the wire: pure, the daemon's side only."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
 
 from littlelb.core import counters
 from littlelb.core.counters import ServiceCounters
-from littlelb.core.model import Backend, Forward, Frontend, Protocol
+from littlelb.core.model import Backend, Forward, Frontend, Plane, Protocol
+from littlelb.dataplane.pipe.routes import MAX_WEIGHT
 from littlelb.dataplane.pipe.wire import BATCH_BYTES, MAX_FDS, Json, WireError, integer, sequence, text
 
 _MOST = 1 << 62
@@ -34,9 +35,11 @@ def render_rule(frontend: Frontend, forward: Forward, *, lent: bool) -> Json:
     return {
         "frontend": render_frontend(frontend),
         "service": forward.service,
-        "backends": [[str(backend.address), backend.port, backend.weight] for backend in forward.backends],
+        "backends": [[str(one.address), one.port, one.weight, one.keeps_source] for one in forward.backends],
         "ranges": None if ranges is None else [str(network) for network in ranges],
+        "plane": forward.plane,
         "affinity": forward.affinity_seconds,
+        "link_only": forward.from_link_only,
         "held": forward.held,
         "drain": forward.drain_seconds,
         "withdraw": forward.withdraw_seconds,
@@ -54,7 +57,9 @@ def parse_rule(item: object) -> tuple[Frontend, Forward]:
             service=text(item.get("service")),
             backends=tuple(_backend(pair) for pair in sequence(item.get("backends"))),
             source_ranges=None if ranges is None else tuple(ip_network(text(network)) for network in sequence(ranges)),
+            plane=Plane(text(item.get("plane"))),
             affinity_seconds=integer(item.get("affinity"), 0, 1 << 31),
+            from_link_only=item.get("link_only") is True,
             held=item.get("held") is True,
             drain_seconds=None if drain is None else integer(drain, 0, 1 << 31),
             withdraw_seconds=integer(item.get("withdraw"), 0, 1 << 31),
@@ -65,10 +70,24 @@ def parse_rule(item: object) -> tuple[Frontend, Forward]:
 
 def _backend(pair: object) -> Backend:
     match sequence(pair):
-        case [address, port, weight]:
-            return Backend(ip_address(text(address)), integer(port, 1, 65535), integer(weight, 1, 1 << 31))
+        case [address, port, weight, keeps]:
+            weight = integer(weight, 1, MAX_WEIGHT)
+            return Backend(ip_address(text(address)), integer(port, 1, 65535), weight, keeps is True)
         case _:
             raise WireError(f"{pair!r:.80} is not a backend")
+
+
+def merge_rules(answers: Sequence[Mapping[Frontend, Forward]]) -> dict[Frontend, Forward]:
+    """Say what all workers serve together; UNSETTLED where they do not agree.
+
+    Flows of a frontend that the other plane serves now may be left in some of them only.
+    """
+    merged: dict[Frontend, Forward] = {}
+    for frontend, forward in ((frontend, forward) for answer in answers for frontend, forward in answer.items()):
+        here = [answer[frontend] for answer in answers if frontend in answer]
+        whole = len(here) == len(answers) or forward.plane is not Plane.PIPE
+        merged[frontend] = forward if whole and all(rule == forward for rule in here) else UNSETTLED
+    return merged
 
 
 def cut_batches(

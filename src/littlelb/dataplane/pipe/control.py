@@ -74,6 +74,7 @@ class Control:
             "retire": self._retire,
             "set": self._set,
             "drop": self._drop,
+            "part": self._part_with,
             "serving": self._serving,
             "counters": self._counters,
         }
@@ -147,20 +148,21 @@ class Control:
     def _hello(self, _message: Json, _fds: list[int]) -> Answer:
         return {"protocol": PROTOCOL, "retiring": self.life.retiring, **self.life.facts}, []
 
-    def _page(self, message: Json, size: int) -> tuple[list[Gate], bool]:
+    def _page(self, message: Json, size: int, *, lendable: bool = False) -> tuple[list[Gate], bool]:
         """Select so many from the one asked for on; fewer where they are large, but never none."""
         start = integer(message.get("from", 0), 0, 1 << 31)
+        every = self._gates.by_fd if lendable else self._gates.by_key
         gates: list[Gate] = []
         bytes_left = _PAGE_BYTES
-        for gate in islice(self._gates.by_key.values(), start, start + size):
+        for gate in islice(every.values(), start, start + size):
             bytes_left -= gate.route.size_bytes
             if gates and bytes_left < 0:
                 break
             gates.append(gate)
-        return gates, start + len(gates) < len(self._gates.by_key)
+        return gates, start + len(gates) < len(every)
 
     def _lend(self, message: Json, _fds: list[int]) -> Answer:
-        gates, more = self._page(message, MAX_FDS)
+        gates, more = self._page(message, MAX_FDS, lendable=True)
         fds = [gate.listener for gate in gates]
         return {"frontends": [gate.key for gate in gates], "more": more, "fds": len(fds)}, fds
 
@@ -197,6 +199,11 @@ class Control:
                     self._gates.drop(parse_frontend(frontend)[0], integer(seconds, 0, MAX_SECONDS))
                 case _:
                     raise WireError("a frontend and its seconds")
+        return {}, []
+
+    def _part_with(self, message: Json, _fds: list[int]) -> Answer:
+        for frontend in sequence(message.get("frontends")):
+            self._gates.part(parse_frontend(frontend)[0])
         return {}, []
 
     def _serving(self, message: Json, _fds: list[int]) -> Answer:

@@ -14,7 +14,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -23,11 +23,14 @@ import structlog
 
 import littlelb
 from littlelb.core.errors import Transient
-from littlelb.core.model import Frontend
+from littlelb.core.model import Forward, Frontend
+from littlelb.dataplane.pipe.codec import Counters, add_counters, merge_rules, parse_rule
 from littlelb.dataplane.pipe.link import HELLO_SECONDS, Hello, Link, RunDirectory, connect, read_netns
-from littlelb.dataplane.pipe.wire import WireError
+from littlelb.dataplane.pipe.wire import Json, WireError, integer, sequence
 
 _log = structlog.get_logger(__name__)
+_ITEMS: Final = 2000
+"""Frontends in one message."""
 _START: Final = "import sys; sys.path.insert(0, sys.argv[1]); from littlelb.dataplane.pipe.worker import main; main()"
 """Isolated from environment, working directory and `site`: only the standard library and this package are seen."""
 
@@ -46,6 +49,9 @@ class PipeSettings:
     connect_seconds: float = 5.0
     idle_seconds: float = 86_400.0
     """As long as kube-proxy keeps an idle connection (`--conntrack-tcp-timeout-established`, 24 h)."""
+    leave_seconds: float = 10.0
+    """How long a listener waits for handshakes that began before the other plane took its frontend over: SYN-ACKs are
+    sent again after 1, 3 and 7 s (net.ipv4.tcp_synack_retries)."""
     version: str = littlelb.__version__
     """Workers of another version are replaced."""
 
@@ -59,6 +65,17 @@ class Member:
     hello: Hello
     holding: set[Frontend] = field(default_factory=set)
     """Frontends whose listener it has."""
+
+    async def pages(self, question: str) -> list[Json]:
+        """Ask until there is no more. Raises Transient."""
+        pages: list[Json] = []
+        seen = 0
+        while True:
+            answer, _ = await self.link.ask({"do": question, "from": seen})
+            pages.append(answer)
+            seen += len(sequence(answer.get("rules", answer.get("frontends"))))
+            if answer.get("more") is not True:
+                return pages
 
 
 class Crew:
@@ -212,6 +229,44 @@ class Crew:
             else:
                 if again is not None:
                     await self._retire(again)
+
+    async def tell(self, question: str, items: list[object], gone: Iterable[Frontend]) -> None:
+        """Have every member do the same with these frontends; their listeners are `gone`, as far as we are concerned.
+
+        A worker that does not listen is replaced; listeners are shut for it as well.
+        """
+        for member in list(self.members):
+            member.holding.difference_update(gone)
+            for start in range(0, len(items), _ITEMS):
+                try:
+                    await member.link.ask({"do": question, "frontends": items[start : start + _ITEMS]})
+                except Transient as error:
+                    _log.warning("pipe.worker_unreachable", pid=member.hello.pid, error=str(error))
+
+    async def ask_rules(self) -> dict[Frontend, Forward]:
+        """Return what the members serve; UNSETTLED where they do not agree."""
+        answers: list[dict[Frontend, Forward]] = []
+        for member in list(self.members):
+            try:
+                pages = await member.pages("serving")
+                answers.append(dict(parse_rule(rule) for page in pages for rule in sequence(page.get("rules"))))
+            except (Transient, WireError) as error:
+                _log.warning("pipe.worker_unreachable", pid=member.hello.pid, error=str(error))
+        return merge_rules(answers)
+
+    async def count(self) -> tuple[dict[Frontend, Counters], int]:
+        """Return the sums over all members since each began, and how many flows there are. Raises Transient."""
+        total: dict[Frontend, Counters] = {}
+        flows = 0
+        for member in list(self.members):
+            pages = await member.pages("counters")
+            try:
+                flows += max(integer(page.get("flows", 0), 0, 1 << 31) for page in pages)
+                for page in pages:
+                    add_counters(total, page.get("frontends"))
+            except WireError as error:
+                raise Transient(f"the counters of worker {member.hello.pid} make no sense: {error}") from error
+        return total, flows
 
     async def retire_elders(self) -> None:
         """Let those go whose work the members do now; their flows live on until they end."""

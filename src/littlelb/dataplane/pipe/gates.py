@@ -32,8 +32,11 @@ _length = ctypes.c_int(28)
 _length_ref = ctypes.byref(_length)
 
 
+_NONE: Final = -1
+
+
 class Gate:
-    """One frontend."""
+    """One frontend; without a listener while only flows are left that another plane takes no more of."""
 
     __slots__ = ("armed", "backends", "connections", "key", "listener", "route", "tally", "where")
 
@@ -59,6 +62,7 @@ class Gates:
         self.paused = False
         self._paused_until = 0.0
         self._epoll = epoll
+        self._parted: dict[str, Gate] = {}
         self._waiting = select.epoll()
         self._relay = relay
         self._descriptors = descriptors
@@ -76,19 +80,30 @@ class Gates:
             self._relay.own.add(where)
         elif listener is not None:
             self._replace(gate, listener)
+        elif gate.listener == _NONE and not route.leaving:
+            return False
         gate.route = route
-        self._part(gate)
+        self._free(gate)
         if route.backends:
             self._arm(gate)
         else:
             self._disarm(gate)
         return True
 
+    def part(self, key: str) -> None:
+        """Stop accepting, because another plane does it from now on; flows go on by the rule until they end."""
+        gate = self.by_key.get(key)
+        if gate is not None:
+            self._relay.own.discard(gate.where)
+            self._release(gate)
+            self._parted[key] = gate
+
     def drop(self, key: str, seconds: int) -> None:
         """Stop accepting; its flows may go on for so long."""
         gate = self.by_key.pop(key, None)
         if gate is None:
             return
+        self._parted.pop(key, None)
         self._relay.own.discard(gate.where)
         self._release(gate)
         self._doom(gate, set(gate.connections), seconds)
@@ -98,6 +113,7 @@ class Gates:
         for gate in self.by_key.values():
             self._release(gate)
         self.by_key.clear()
+        self._parted.clear()
 
     def accept(self, gate: Gate, events: int) -> None:
         """Take whoever waits."""
@@ -156,7 +172,9 @@ class Gates:
                     self._arm(gate)
 
     def sweep(self) -> None:
-        """Take those whose wake-up went to a worker that could not take them."""
+        """Take those whose wake-up went to a worker that could not take them; forget frontends that are over."""
+        for key in [key for key, gate in self._parted.items() if not gate.connections]:
+            del self.by_key[key], self._parted[key]
         if self.paused:
             return
         for fd, events in self._waiting.poll(0):
@@ -164,7 +182,7 @@ class Gates:
                 self.accept(gate, events)
 
     def _arm(self, gate: Gate) -> None:
-        if not gate.armed and not self.paused:
+        if not gate.armed and not self.paused and gate.listener != _NONE:
             gate.armed = True
             self._epoll.register(gate.listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
             self._waiting.register(gate.listener, select.EPOLLIN)
@@ -177,15 +195,19 @@ class Gates:
 
     def _replace(self, gate: Gate, listener: int) -> None:
         self._release(gate)
+        self._parted.pop(gate.key, None)
+        self._relay.own.add(gate.where)
         gate.listener = listener
         self.by_fd[listener] = gate
 
     def _release(self, gate: Gate) -> None:
         self._disarm(gate)
-        del self.by_fd[gate.listener]
-        self._relay.condemn(gate.listener)
+        if gate.listener != _NONE:
+            del self.by_fd[gate.listener]
+            self._relay.condemn(gate.listener)
+            gate.listener = _NONE
 
-    def _part(self, gate: Gate) -> None:
+    def _free(self, gate: Gate) -> None:
         """The rule has changed: flows of backends that left it get their time, those of the others are free."""
         kept = set(gate.route.backends)
         gone = {conn for conn in gate.connections if conn.backend not in kept}

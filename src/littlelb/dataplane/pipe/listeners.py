@@ -47,6 +47,7 @@ class Listeners:
         self._name_listener = name_listener
         self._read_limit = read_limit
         self._sockets: dict[Frontend, socket.socket] = {}
+        self._leaving: dict[Frontend, float] = {}
 
     def __contains__(self, frontend: Frontend) -> bool:
         """Is there a socket?"""
@@ -63,8 +64,23 @@ class Listeners:
         else:
             self._sockets[frontend] = socket.socket(_family(frontend), socket.SOCK_STREAM, socket.IPPROTO_TCP, fd)
 
+    def leave(self, frontend: Frontend, until: float) -> None:
+        """Keep the socket until then only: the frontend's new connections go elsewhere. Nothing where there is none."""
+        if frontend in self._sockets:
+            self._leaving.setdefault(frontend, until)
+
+    @property
+    def next_end(self) -> float | None:
+        """When the first of those that leave is over."""
+        return min(self._leaving.values(), default=None)
+
+    def over(self, now: float) -> list[Frontend]:
+        """Those whose time to leave is over."""
+        return [frontend for frontend, until in self._leaving.items() if until <= now]
+
     def open(self, frontend: Frontend, *, accepting: bool) -> Failure | None:
         """Bind it unless it is, and let it accept or refuse; return why it failed."""
+        self._leaving.pop(frontend, None)
         try:
             sock = self._sockets.get(frontend) or self._bind(frontend)
             if accepting:
@@ -107,6 +123,7 @@ class Listeners:
     def close(self, frontend: Frontend) -> None:
         """Give the port up in all workers at once: who still waits in the queue gets RST."""
         sock = self._sockets.pop(frontend, None)
+        self._leaving.pop(frontend, None)
         if sock is not None:
             _refuse(sock)
             # A worker that hangs may hold its copy for a while: let the next one bind beside it.
@@ -118,6 +135,7 @@ class Listeners:
         for sock in self._sockets.values():
             sock.close()
         self._sockets.clear()
+        self._leaving.clear()
 
     def _explain(self, frontend: Frontend, error: OSError) -> Failure:
         match error.errno:

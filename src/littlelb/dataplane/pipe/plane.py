@@ -2,6 +2,8 @@
 
     apply ─► listeners (bind, listen, refuse) ─► set/drop to every worker
     observe ─► what every worker says that it serves; where they disagree, a value that nobody wants
+    a Forward of the other plane ─► nothing new is opened; a listener that is there closes when every handshake that
+               began with it has ended, and workers follow the rule for the flows that they have
 
 After a crash or `stop(keep=True)` the next `start` borrows the listeners back from the workers. Workers of another
 version lend theirs too, go on serving until each of those frontends has been applied or removed here, then retire.
@@ -16,29 +18,26 @@ import structlog
 
 from littlelb.core.errors import Transient
 from littlelb.core.interfaces import Phase
-from littlelb.core.model import Forward, Frontend
+from littlelb.core.model import Forward, Frontend, Plane
 from littlelb.core.plan import Changes, Failure
 from littlelb.core.reasons import Reason
 from littlelb.core.state import DesiredState
 from littlelb.dataplane.pipe.codec import (
     UNSETTLED,
     Counters,
-    add_counters,
     cut_batches,
     parse_frontend,
-    parse_rule,
     render_frontend,
 )
 from littlelb.dataplane.pipe.crew import Crew, Member, PipeSettings
 from littlelb.dataplane.pipe.listeners import Listeners, raise_descriptor_limit
-from littlelb.dataplane.pipe.wire import MAX_BACKENDS, Json, WireError, integer, sequence
+from littlelb.dataplane.pipe.wire import MAX_BACKENDS, WireError, sequence
 
 _log = structlog.get_logger(__name__)
 _BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _STABLE_SECONDS: Final = 30.0
 _BREATH: Final = 500
 """Sockets made before other tasks have their turn."""
-_DROPS: Final = 2000
 _POLL_SECONDS: Final = 0.1
 
 
@@ -60,6 +59,11 @@ class PipePlane:
         self._met: frozenset[int] = frozenset()
         self._lock = asyncio.Lock()  # between the loop's pass and the replacement of a lost worker
         self._lost = asyncio.Event()
+        self._left = asyncio.Event()
+
+    def __contains__(self, frontend: Frontend) -> bool:
+        """Is there something of it here: a listener, or flows?"""
+        return frontend in self._applied or frontend in self._listeners
 
     @property
     def phase(self) -> Phase:
@@ -84,15 +88,46 @@ class PipePlane:
             for member in [*crew.members, *crew.elders]:
                 await self._borrow(member)
             self._applied = {
-                frontend: forward for frontend, forward in (await self._ask_all()).items() if forward.service
+                frontend: forward for frontend, forward in (await crew.ask_rules()).items() if forward.service
             }
+            self._leave(self._applied)
             await self._fill(crew)
             await self._settle(crew)
             if not crew.members:
                 raise Transient("no worker process could be started; the log says why")
 
     async def run(self) -> None:
-        """Replace workers that die; runs until it is cancelled."""
+        """Replace workers that die, close listeners that leave; runs until it is cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._replace_lost(), name="pipe losses")
+            tasks.create_task(self._close_left(), name="pipe leaving")
+
+    async def _close_left(self) -> None:
+        """Close each listener whose frontend the other plane serves, once nobody can be on the way to it any more."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._left.wait()
+            self._left.clear()
+            while (end := self._listeners.next_end) is not None:
+                await asyncio.sleep(max(0.0, end - loop.time()))
+                async with self._lock:
+                    await self._part(self._listeners.over(loop.time()))
+
+    async def _part(self, over: list[Frontend]) -> None:
+        for frontend in over:
+            self._listeners.close(frontend)
+        if over and self._crew is not None:
+            await self._crew.tell("part", [render_frontend(frontend) for frontend in over], over)
+
+    def _leave(self, rules: Mapping[Frontend, Forward]) -> None:
+        """Begin the farewell of listeners that only the rules of the other plane still name."""
+        until = asyncio.get_running_loop().time() + self._settings.leave_seconds
+        for frontend, forward in rules.items():
+            if forward.plane is not Plane.PIPE:
+                self._listeners.leave(frontend, until)
+        self._left.set()
+
+    async def _replace_lost(self) -> None:
         loop = asyncio.get_running_loop()
         attempt, last = 0, loop.time()
         while True:
@@ -117,7 +152,11 @@ class PipePlane:
         async with self._lock:
             if self._crew is None or not self._crew.members:
                 raise Transient("no worker process is running")
-            observed = await self._ask_all()
+            observed = await self._crew.ask_rules()
+            over = [known for known, rule in self._applied.items() if rule.plane is not Plane.PIPE]
+            for frontend in over:
+                if frontend not in observed and frontend not in self._listeners:
+                    del self._applied[frontend]  # its last flow has ended
             observed.update({frontend: UNSETTLED for frontend in self._listeners if frontend not in observed})
             return observed
 
@@ -134,7 +173,11 @@ class PipePlane:
     async def _serve(self, wanted: Mapping[Frontend, Forward]) -> dict[Frontend, Failure]:
         failures: dict[Frontend, Failure] = {}
         rules: dict[Frontend, Forward] = {}
+        carried = {frontend: rule for frontend, rule in wanted.items() if rule.plane is not Plane.PIPE}
+        await self._carry({frontend: rule for frontend, rule in carried.items() if frontend in self})
         for number, (frontend, forward) in enumerate(wanted.items()):
+            if frontend in carried:
+                continue
             failure = _judge(forward) or self._listeners.open(frontend, accepting=bool(forward.backends))
             if failure is None:
                 rules[frontend] = forward
@@ -150,6 +193,19 @@ class PipePlane:
             failures[frontend] = Failure(Reason.FAILED, f"no worker process took {frontend}; the log says why")
         self._applied.update({frontend: rules[frontend] for frontend in rules if frontend not in refused})
         return failures
+
+    async def _carry(self, rules: Mapping[Frontend, Forward]) -> None:
+        """Have workers follow these rules for the flows they have; who has none, and no listener, says so."""
+        if not rules:
+            return
+        self._leave(rules)
+        self._applied.update(rules)
+        for member in [] if self._crew is None else list(self._crew.members):
+            for batch, _ in cut_batches(rules, ()):
+                try:
+                    await member.link.ask({"do": "set", "rules": batch})
+                except Transient as error:  # its flows end by the rule of before
+                    _log.warning("pipe.worker_unreachable", pid=member.hello.pid, error=str(error))
 
     async def _give(self, member: Member, rules: Mapping[Frontend, Forward]) -> set[Frontend]:
         """Send rules, and listeners that it lacks; return those refused. A worker that dies meanwhile is replaced."""
@@ -177,14 +233,11 @@ class PipePlane:
         for frontend in removed:
             self._listeners.close(frontend)
             self._applied.pop(frontend, None)
-        drops = [[render_frontend(frontend), forward.withdraw_seconds] for frontend, forward in removed.items()]
-        for member in [] if self._crew is None else list(self._crew.members):
-            member.holding.difference_update(removed)
-            for start in range(0, len(drops), _DROPS):
-                try:
-                    await member.link.ask({"do": "drop", "frontends": drops[start : start + _DROPS]})
-                except Transient as error:  # it is replaced; the listener is shut for it as well
-                    _log.warning("pipe.worker_unreachable", pid=member.hello.pid, error=str(error))
+        drops: list[object] = [
+            [render_frontend(frontend), forward.withdraw_seconds] for frontend, forward in removed.items()
+        ]
+        if self._crew is not None:
+            await self._crew.tell("drop", drops, removed)
 
     async def _settle(self, crew: Crew) -> None:
         """Send elders away as soon as nothing depends on them."""
@@ -193,7 +246,7 @@ class PipePlane:
 
     async def _fill(self, crew: Crew) -> None:
         for member in await crew.hire():
-            await self._give(member, self._applied)
+            await self._give(member, {known: rule for known, rule in self._applied.items() if known in self._listeners})
             crew.join(member)
         await crew.settle_lost()
         if len(crew.members) < self._settings.workers:
@@ -217,41 +270,9 @@ class PipePlane:
             count += len(keys)
             more = answer.get("more") is True and bool(keys)
 
-    async def _ask_all(self) -> dict[Frontend, Forward]:
-        """What the members serve; UNSETTLED where they do not agree."""
-        members = [] if self._crew is None else list(self._crew.members)
-        answers: list[dict[Frontend, Forward]] = []
-        for member in members:
-            try:
-                pages = await _pages(member, "serving")
-                answers.append(dict(parse_rule(rule) for page in pages for rule in sequence(page.get("rules"))))
-            except (Transient, WireError) as error:
-                _log.warning("pipe.worker_unreachable", pid=member.hello.pid, error=str(error))
-        every = {frontend: forward for answer in answers for frontend, forward in answer.items()}
-        agreed = {
-            frontend: forward
-            for frontend, forward in every.items()
-            if all(answer.get(frontend) == forward for answer in answers)
-        }
-        return {frontend: agreed.get(frontend, UNSETTLED) for frontend in every}
-
     async def counters(self) -> Mapping[Frontend, Counters]:
         """Return the sums over all workers since each began. Raises Transient."""
-        total, _ = await self._count()
-        return total
-
-    async def _count(self) -> tuple[dict[Frontend, Counters], int]:
-        total: dict[Frontend, Counters] = {}
-        flows = 0
-        for member in [] if self._crew is None else list(self._crew.members):
-            pages = await _pages(member, "counters")
-            try:
-                flows += max(integer(page.get("flows", 0), 0, 1 << 31) for page in pages)
-                for page in pages:
-                    add_counters(total, page.get("frontends"))
-            except WireError as error:
-                raise Transient(f"the counters of worker {member.hello.pid} make no sense: {error}") from error
-        return total, flows
+        return {} if self._crew is None else (await self._crew.count())[0]
 
     async def drain(self, seconds: float) -> int:
         """Wait until no flow is left, at most so long; return how many are (workers of before count as one)."""
@@ -259,8 +280,9 @@ class PipePlane:
         deadline = loop.time() + seconds
         while True:
             try:
-                _, flows = await self._count()
-                flows = flows or int(self._crew is not None and self._crew.has_others)
+                flows = 0
+                if self._crew is not None:
+                    flows = (await self._crew.count())[1] or int(self._crew.has_others)
             except Transient:  # a worker has just gone, and its flows with it: ask the others
                 flows = 1
             if not flows or loop.time() >= deadline:
@@ -273,15 +295,17 @@ class PipePlane:
         Where none has ever run there is nothing; workers of another version are known by their frontends only.
         """
         async with self._lock:
-            if self._crew is not None or not self._settings.run_directory.exists():
-                return await self._ask_all()
+            if self._crew is not None:
+                return await self._crew.ask_rules()
+            if not self._settings.run_directory.exists():
+                return {}
             crew = self._crew = Crew(self._settings, lambda: None)
             try:
                 await crew.find(tidy=False)
                 self._met = crew.pids
                 for elder in crew.elders:
                     await self._borrow(elder)
-                seen = await self._ask_all()
+                seen = await crew.ask_rules()
                 seen.update({frontend: UNSETTLED for frontend in self._listeners if frontend not in seen})
                 return seen
             finally:
@@ -314,15 +338,3 @@ def _judge(forward: Forward) -> Failure | None:
     if len(forward.backends) <= MAX_BACKENDS:
         return None
     return Failure(Reason.FAILED, f"{len(forward.backends)} backends are more than the pipe's limit of {MAX_BACKENDS}")
-
-
-async def _pages(member: Member, question: str) -> list[Json]:
-    """Ask until there is no more. Raises Transient."""
-    pages: list[Json] = []
-    seen = 0
-    while True:
-        answer, _ = await member.link.ask({"do": question, "from": seen})
-        pages.append(answer)
-        seen += len(sequence(answer.get("rules", answer.get("frontends"))))
-        if answer.get("more") is not True:
-            return pages

@@ -1,12 +1,15 @@
 """Whom a frontend lets in and which backend is next: pure, from one rule of the wire to a choice per connection.
 
-Round robin begins at an index that differs between workers. With affinity the order is a rendezvous hash of the
-client's address: the same in every worker, and a backend that goes moves only its own clients (not `core.hashing`,
-whose hash brings 3.6 MB of OpenSSL into each worker). A backend that just failed to answer is tried last for a while.
+Round robin begins at an index that differs between workers; weights make it smooth (the backend that is most behind its
+share is next, as nginx does). With affinity the order is a rendezvous hash of the client's address, weighted by
+-weight / ln(hash) (Schindelhauer and Schomaker 2005): the same in every worker, and a backend that goes moves only its
+own clients (not `core.hashing`, whose hash brings 3.6 MB of OpenSSL into each worker). A backend that just failed to
+answer is tried last for a while.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
+from math import log
 from typing import Final
 from zlib import crc32
 
@@ -14,15 +17,21 @@ from littlelb.dataplane.pipe.flow import Backend
 from littlelb.dataplane.pipe.wire import Json, WireError, integer, sequence, text
 
 MAX_SECONDS: Final = 10_000_000
+MAX_WEIGHT: Final = 1 << 31
 _MASK: Final = (1 << 64) - 1
 
 
-def rendezvous(key: str, names: Sequence[str]) -> list[str]:
-    """Return `names` in order of preference for `key`; the same in every process (highest random weight)."""
-    return sorted(names, key=lambda name: (_weight(key, name), name), reverse=True)
+def rendezvous(key: str, weights: Mapping[str, int]) -> list[str]:
+    """Return the names in order of preference for `key`; the same in every process (highest random weight)."""
+    return sorted(weights, key=lambda name: (_score(key, name, weights[name]), name), reverse=True)
 
 
-def _weight(key: str, name: str) -> int:
+def _score(key: str, name: str, weight: int) -> float:
+    """Of all names, each has the highest score for a share of the keys that is its share of the weights."""
+    return -weight / log(((_hash(key, name) >> 12) + 0.5) / (1 << 52))  # 52 bits: never 0 nor 1 as a float
+
+
+def _hash(key: str, name: str) -> int:
     """Two CRCs spread over 64 bits by the finaliser of SplitMix64; CRC alone is linear: names would be tied."""
     mixed = (crc32(key.encode()) << 32 | crc32(name.encode())) + 0x9E3779B97F4A7C15 & _MASK
     mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & _MASK
@@ -33,19 +42,42 @@ def _weight(key: str, name: str) -> int:
 class Route:
     """One frontend's rule, ready for use. Raises WireError when the rule is not one."""
 
-    __slots__ = ("_affinity", "_names", "_next", "_ranges", "_suspects", "backends", "drain", "rule", "size_bytes")
+    __slots__ = (
+        "_affinity",
+        "_behind",
+        "_names",
+        "_next",
+        "_ranges",
+        "_shares",
+        "_suspects",
+        "_weights",
+        "backends",
+        "drain",
+        "leaving",
+        "rule",
+        "size_bytes",
+    )
 
     def __init__(self, rule: Json, start: int = 0) -> None:
         """Take a rule as in `wire`; `start` varies the first backend."""
         self.rule = {name: value for name, value in rule.items() if name not in {"lent", "frontend"}}
-        self.backends = tuple(_backend(item) for item in sequence(rule.get("backends")))
-        self.size_bytes = 300 + 90 * len(self.backends) + 50 * len(sequence(rule.get("ranges") or []))
+        weighted = [_backend(item) for item in sequence(rule.get("backends"))]
+        self.backends = tuple(backend for backend, _ in weighted)
+        self.size_bytes = 400 + 90 * len(self.backends) + 50 * len(sequence(rule.get("ranges") or []))
         """At most, in an answer that tells this rule or its counters."""
         self.drain = None if rule.get("drain") is None else integer(rule.get("drain"), 0, MAX_SECONDS)
+        self.leaving = rule.get("plane") == "nft"
+        """New connections belong to the other plane: only what is here already is carried on."""
         self._ranges = _ranges(rule.get("ranges"))
         self._affinity = bool(rule.get("affinity"))
         self._names = {f"{address} {port}": (address, port) for address, port in self.backends}
+        self._shares = [weight for _, weight in weighted]
+        self._weights = {f"{address} {port}": weight for (address, port), weight in weighted}
         self._next = start
+        self._behind = [0] * len(weighted) if len(set(self._shares)) > 1 else []
+        """How far each backend is behind its share; empty where all shares are the same."""
+        for _ in range(start % len(weighted) if self._behind else 0):
+            self._step()
         self._suspects: dict[Backend, float] = {}
 
     @property
@@ -69,15 +101,24 @@ class Route:
             return next(iter(self.order(client, now)), None)
         if not self.backends:
             return None
-        self._next = (self._next + 1) % len(self.backends)
+        self._step()
         return self.backends[self._next]
+
+    def _step(self) -> None:
+        """Go on to the next backend in turn: smoothly where weights differ."""
+        if not self._behind:
+            self._next = (self._next + 1) % max(len(self.backends), 1)
+            return
+        self._behind = [behind + share for behind, share in zip(self._behind, self._shares, strict=True)]
+        self._next = self._behind.index(max(self._behind))
+        self._behind[self._next] -= sum(self._shares)
 
     def order(self, client: bytes, now: float) -> list[Backend]:
         """Return all backends, best first; those that failed lately come last. Steps the round robin on."""
         if self._affinity:
-            ordered = [self._names[name] for name in rendezvous(client.hex(), list(self._names))]
+            ordered = [self._names[name] for name in rendezvous(client.hex(), self._weights)]
         else:
-            self._next = (self._next + 1) % max(len(self.backends), 1)
+            self._step()
             ordered = [*self.backends[self._next :], *self.backends[: self._next]]
         self._suspects = {backend: until for backend, until in self._suspects.items() if until > now}
         return sorted(ordered, key=self._suspects.__contains__) if self._suspects else ordered
@@ -100,10 +141,13 @@ class Tally:
         """Bytes from clients, bytes from backends, of connections that have ended."""
 
 
-def _backend(item: object) -> Backend:
+def _backend(item: object) -> tuple[Backend, int]:
+    """Read `[address, port, weight, …]` → (backend, weight)."""
     match sequence(item):
-        case [address, port, *_weight]:
-            return _address(address), integer(port, 1, 65535)
+        case [address, port, weight, *_]:
+            return (_address(address), integer(port, 1, 65535)), integer(weight, 1, MAX_WEIGHT)
+        case [address, port]:
+            return (_address(address), integer(port, 1, 65535)), 1
         case _:
             raise WireError(f"{item!r:.80} is not a backend")
 

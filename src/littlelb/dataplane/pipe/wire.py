@@ -9,10 +9,11 @@ Three questions must stay as they are for ever, so that any later version can ta
     lend    from: N           → ok, frontends: ["TCP 192.0.2.7 80", …] from the Nth on, more: bool, fds: one for each
     retire  seconds: N | null → ok; stops accepting, lets flows end (at most N seconds, null: no limit), then exits
 
-The others belong to protocol version 1 and may change with it:
+The others belong to protocol version 2 and may change with it:
 
     set      rules: [rule], fds: one for each rule with `lent` → ok, missing: frontends whose listener it does not have
     drop     frontends: [[frontend, seconds that its flows may go on]] → ok
+    part     frontends: [frontend] → ok; accepts there no more, yet follows the rules for the flows that are left
     serving  from: N → ok, rules: [rule], more
     counters from: N → ok, frontends: [[frontend, accepted, active, failed, bytes_in, bytes_out, [[address, port,
                        accepted, active]]]], more, flows: connections of any frontend, paused: bool
@@ -21,7 +22,7 @@ The others belong to protocol version 1 and may change with it:
 import json
 from typing import Final
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 MAX_FDS: Final = 253
 """SCM_MAX_FD of Linux."""
 MAX_BODY: Final = 4 << 20

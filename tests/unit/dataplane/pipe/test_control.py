@@ -96,6 +96,17 @@ def test_a_rule_is_served_lent_and_dropped(bench: Bench) -> None:
     assert bench.ask({"do": "serving"})[0] == {"ok": True, "rules": [], "more": False}
 
 
+def test_a_parted_frontend_has_no_listener_to_lend(bench: Bench) -> None:
+    """It is still said to be served, by the rule that its flows follow, until the last of them has ended."""
+    bench.serve(plane="nft")
+    assert bench.ask({"do": "part", "frontends": [KEY]})[0] == {"ok": True}
+    assert bench.ask({"do": "lend", "from": 0})[0]["frontends"] == []
+    rule = {"frontend": KEY, "service": "default/web", "backends": [], "plane": "nft"}
+    assert bench.ask({"do": "serving"})[0]["rules"] == [rule]
+    bench.gates.sweep()
+    assert bench.ask({"do": "serving"})[0]["rules"] == []
+
+
 def test_a_rule_without_its_listener_is_reported(bench: Bench) -> None:
     """The daemon learns which listeners it has to send."""
     rule = {"frontend": KEY, "service": "default/web", "backends": []}
@@ -140,6 +151,7 @@ def test_retire_stops_accepting_and_sets_the_end(bench: Bench) -> None:
         {"do": "set", "rules": [7]},
         {"do": "set", "rules": [{"frontend": KEY, "backends": [["10.1.0.1", 99999]]}]},
         {"do": "drop", "frontends": [[KEY]]},
+        {"do": "part", "frontends": [7]},
         {"do": "lend", "from": -1},
         {"do": "retire", "seconds": "soon"},
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from littlelb.dataplane.pipe.crew import Crew, PipeSettings
 from littlelb.dataplane.pipe.link import RunDirectory, read_netns
-from littlelb.dataplane.pipe.wire import Json
+from littlelb.dataplane.pipe.wire import PROTOCOL, Json
 
 
 class Worker:
@@ -19,7 +19,7 @@ class Worker:
     def __init__(self, directory: RunDirectory, **hello: object) -> None:
         """Listen in the run directory."""
         self.name, self._listener = directory.listen()
-        self._hello = {"protocol": 1, "version": "1", "pid": 1, "netns": read_netns(), "retiring": False} | hello
+        self._hello = {"protocol": PROTOCOL, "version": "1", "pid": 1, "netns": read_netns(), "retiring": False} | hello
         self.asked: list[object] = []
 
     async def run(self) -> None:
@@ -79,7 +79,7 @@ async def test_each_kind_of_worker_gets_its_place(tmp_path: Path) -> None:
         {"pid": 11},
         {"pid": 12},
         {"pid": 13, "version": "0.9"},
-        {"pid": 14, "protocol": 2},
+        {"pid": 14, "protocol": PROTOCOL + 1},
         {"pid": 15, "netns": 1},
         {"pid": 16, "retiring": True},
     )

@@ -162,3 +162,43 @@ def test_a_dropped_frontend_is_forgotten(bench: Bench) -> None:
     bench.gates.drop(KEY, 5)
     assert (bench.gates.by_key, bench.gates.by_fd, bench.relay.own) == ({}, {}, set())
     assert list(bench.relay.doomed.values()) == [bench.relay.now + 5]
+
+
+def test_a_parted_frontend_carries_its_flows_on_by_the_rules(bench: Bench) -> None:
+    """It accepts no more, takes only rules of the other plane, drains by them, and is forgotten with its last flow."""
+    bench.gates.update(KEY, WHERE, rule(1), bench.lend())
+    bench.knock()
+    bench.turn()
+    bench.turn()
+    bench.gates.part(KEY)
+    assert (bench.gates.by_fd, bench.relay.own, bench.relay.live) == ({}, set(), 1)
+    assert not bench.gates.update(KEY, WHERE, rule(1), None)
+    assert bench.gates.update(KEY, WHERE, {**rule(1), "plane": "nft"}, None)
+    bench.gates.sweep()
+    assert bench.relay.live == 1
+    assert bench.gates.update(KEY, WHERE, {**rule(2, drain=0), "plane": "nft"}, None)
+    assert bench.relay.live == 0
+    bench.gates.sweep()
+    assert bench.gates.by_key == {}
+
+
+def test_a_parted_frontend_accepts_again_with_a_listener(bench: Bench) -> None:
+    """The plane changed its mind: with a new listener and its own rule the frontend is served here as before."""
+    bench.gates.update(KEY, WHERE, rule(1), bench.lend())
+    bench.knock()
+    bench.turn()
+    bench.gates.part(KEY)
+    assert bench.gates.update(KEY, WHERE, rule(1), bench.lend())
+    bench.knock()
+    bench.turn()
+    bench.gates.sweep()
+    assert (bench.gate.tally.accepted, bench.relay.live, bench.relay.own) == (2, 2, {WHERE})
+
+
+def test_a_frontend_that_leaves_still_lets_in_who_is_on_the_way(bench: Bench) -> None:
+    """By a rule of the other plane, with its listener still there, who completed the handshake is served."""
+    bench.gates.update(KEY, WHERE, rule(1), bench.lend())
+    bench.gates.update(KEY, WHERE, {**rule(1), "plane": "nft"}, None)
+    bench.knock()
+    bench.turn()
+    assert bench.gate.tally.accepted == 1

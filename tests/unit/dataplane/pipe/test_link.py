@@ -9,7 +9,7 @@ import pytest
 
 from littlelb.core.errors import Permanent, Transient
 from littlelb.dataplane.pipe.link import Hello, Link, RunDirectory, connect
-from littlelb.dataplane.pipe.wire import MAX_BODY, Framer, Json, WireError, render
+from littlelb.dataplane.pipe.wire import MAX_BODY, PROTOCOL, Framer, Json, WireError, render
 
 
 class Far:
@@ -124,10 +124,10 @@ def test_a_broken_hello_is_refused(broken: Json) -> None:
         Hello(broken, "0.1.0")
 
 
-@pytest.mark.parametrize(("protocol", "version", "fits"), [(1, "0.1.0", True), (2, "0.1.0", False), (1, "9", False)])
-def test_only_the_same_protocol_and_version_fit(protocol: int, version: str, fits: bool) -> None:
+@pytest.mark.parametrize(("later", "version", "fits"), [(0, "0.1.0", True), (1, "0.1.0", False), (0, "9", False)])
+def test_only_the_same_protocol_and_version_fit(later: int, version: str, fits: bool) -> None:
     """Any other worker is replaced."""
-    hello = Hello({"pid": 7, "netns": 1, "version": version, "protocol": protocol}, "0.1.0")
+    hello = Hello({"pid": 7, "netns": 1, "version": version, "protocol": PROTOCOL + later}, "0.1.0")
     assert hello.fits is fits
 
 

@@ -124,3 +124,19 @@ def test_a_second_copy_from_another_worker_is_closed(listeners: Listeners) -> No
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(copy)
     assert list(listeners) == [frontend]
+
+
+def test_who_leaves_keeps_its_socket_for_its_time(listeners: Listeners) -> None:
+    """The time of a farewell is fixed when it begins; opening the frontend again ends it, and so does closing it."""
+    one, two, other = free(), free(), free()
+    for frontend in (one, two):
+        assert listeners.open(frontend, accepting=True) is None
+        listeners.leave(frontend, 10.0)
+        listeners.leave(frontend, 20.0)
+    listeners.leave(other, 5.0)
+    assert (listeners.next_end, listeners.over(9.9), set(listeners.over(10.0))) == (10.0, [], {one, two})
+    assert accepts(listeners.fileno(one))
+    listeners.open(one, accepting=True)
+    assert listeners.over(10.0) == [two]
+    listeners.close(two)
+    assert listeners.next_end is None

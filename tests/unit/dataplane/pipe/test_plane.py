@@ -4,10 +4,11 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from littlelb.core.errors import Transient
 from littlelb.core.interfaces import Phase, Target
-from littlelb.core.model import Backend, Forward, Frontend, Protocol
+from littlelb.core.model import Backend, Forward, Frontend, Plane, Protocol
 from littlelb.core.plan import Changes
 from littlelb.core.reasons import Reason
 from littlelb.core.state import DesiredState
@@ -52,3 +53,10 @@ async def test_more_backends_than_a_worker_can_be_told_fail_that_frontend_alone(
     failures = await plane.apply(Changes({WEB: huge}))
     assert "limit of 40000" in failures[WEB].message
     assert await plane.observe(frozenset({WEB})) == {}
+
+
+async def test_what_the_other_plane_serves_is_none_of_its_business(plane: PipePlane) -> None:
+    """A rule of the other plane opens no port, needs no worker, and is not remembered."""
+    assert await plane.apply(Changes({WEB: replace(RULE, plane=Plane.NFT)})) == {}
+    assert await plane.observe(frozenset({WEB})) == {}
+    assert WEB not in plane

@@ -5,6 +5,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from littlelb.dataplane.pipe.flow import Backend
 from littlelb.dataplane.pipe.routes import Route, parse_frontend, rendezvous
 from littlelb.dataplane.pipe.wire import Json, WireError
 
@@ -55,9 +56,35 @@ def test_affinity_follows_the_client_and_not_the_worker() -> None:
 
 def test_rendezvous_orders_all_names_alike_in_every_process() -> None:
     """The order is a fixed function of key and names, whatever order they come in."""
-    assert rendezvous("c0000201", ["a", "b", "c"]) == rendezvous("c0000201", ["c", "b", "a"])
-    assert sorted(rendezvous("c0000201", ["a", "b", "c"])) == ["a", "b", "c"]
-    assert rendezvous("c0000201", ["10.1.0.1 80", "10.1.0.2 80"]) == ["10.1.0.2 80", "10.1.0.1 80"]
+    assert rendezvous("c0000201", {"a": 1, "b": 1, "c": 1}) == rendezvous("c0000201", {"c": 1, "b": 1, "a": 1})
+    assert sorted(rendezvous("c0000201", {"a": 1, "b": 1, "c": 1})) == ["a", "b", "c"]
+    assert rendezvous("c0000201", {"10.1.0.1 80": 1, "10.1.0.2 80": 1}) == ["10.1.0.2 80", "10.1.0.1 80"]
+
+
+def test_weights_are_followed_smoothly() -> None:
+    """Of each seven connections five, one and one; never more than four in a row, and workers begin differently."""
+    weighted: list[object] = [["10.1.0.1", 80, 5, False], ["10.1.0.2", 80, 1, False], ["10.1.0.3", 80, 1, False]]
+    route, other = Route(rule(backends=weighted)), Route(rule(backends=weighted), start=2)
+    turns = [route.choose(b"", 0) for _ in range(14)]
+    for seven in (turns[:7], turns[7:]):
+        assert Counter(seven) == {("10.1.0.1", 80): 5, ("10.1.0.2", 80): 1, ("10.1.0.3", 80): 1}
+    assert not any(len(set(turns[at : at + 5])) == 1 for at in range(10))
+    assert [other.choose(b"", 0) for _ in range(12)] == turns[2:]
+
+
+def test_affinity_follows_weights() -> None:
+    """Clients are shared as the weights say, and a weight that grows moves clients to its backend only."""
+    clients = [packed(f"192.0.2.{number}") for number in range(256)]
+
+    def choices(weight: int) -> list[Backend | None]:
+        weighted: list[object] = [["10.1.0.1", 80, weight, False], ["10.1.0.2", 80, 10, False]]
+        route = Route(rule(backends=weighted, affinity=True))
+        return [route.choose(client, 0) for client in clients]
+
+    even, more = choices(10), choices(30)
+    assert 100 < Counter(even)[("10.1.0.1", 80)] < 156
+    assert 165 < Counter(more)[("10.1.0.1", 80)] < 220
+    assert {after for before, after in zip(even, more, strict=True) if before != after} == {("10.1.0.1", 80)}
 
 
 @pytest.mark.parametrize(
@@ -84,6 +111,7 @@ def test_source_ranges(ranges: list[str] | None, client: str, admitted: bool) ->
         {"backends": [["10.1.0.1", 0]]},
         {"backends": [["10.1.0.1"]]},
         {"backends": [["example", 80]]},
+        {"backends": [["10.1.0.1", 80, 0]]},
         {"backends": None},
         {"ranges": ["10.0.0.1/8"]},
         {"ranges": "10.0.0.0/8"},
