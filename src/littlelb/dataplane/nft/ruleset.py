@@ -1,7 +1,8 @@
 """The skeleton: one table, loaded once as text; Services are elements of its maps, never rules (nft(8), kernel 5.11).
 
     prerouting ─ new TCP (a pure SYN), UDP ─→ services ─→ [guard] ─→ [mixed] ─→ [sticky] ─→ class ─→ dnat to a slot
-       (output)                                   │ miss: ranges │ miss: an address that we hold: refuse
+       (output)                                   │ miss: ranges, with stages of their own ─→ class
+                                                  │ miss: an address that we hold ─→ refuse
     postrouting ─ our bit in the connection's mark ─→ [remember] ─→ kept source, or masquerade
 
 `services4` sends VIP . protocol . port to the class of its size; `random4-3` picks one of 3 slots at random, `hash4-3`
@@ -22,13 +23,13 @@ A hole in a class (a lookup between two generations of the table) falls through 
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from littlelb.core.hashing import TABLE_SIZES
+
 TABLE: Final = "littlelb"
 LAYOUT: Final = 1
-"""Counted up when the skeleton changes: a table with another number is replaced, in one transaction."""
+"""Counted up when the skeleton changes: a table with another number in its set `layout` is replaced at once."""
 EXACT: Final = 64
-"""Up to so many backends of equal weight get one slot each."""
-TABLE_SIZES: Final = (67, 127, 251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521)
-"""Sizes of Maglev tables, for everybody else."""
+"""Up to so many backends of equal weight get one slot each; everybody else gets a Maglev table."""
 HASH_SEED: Final = 0x6C6C6231
 """Fixed: two machines must agree."""
 DEFAULT_AFFINITY_SECONDS: Final = 10_800
@@ -45,6 +46,8 @@ MARK_STICKY: Final = 0x0800_0000
 """Its clients are remembered."""
 MARK_MASK: Final = 0x0F00_0000
 
+_KINDS: Final = (("", ""), ("range_", "-range"))
+"""Frontends of one port, and of a range of ports: what stands before the names of their sets, and within chains'."""
 _FAMILIES: Final = ((4, "ip", "ipv4_addr"), (6, "ip6", "ipv6_addr"))
 _PROTOCOLS: Final = ("tcp", "udp")
 _NEW_TCP: Final = "tcp flags & (fin | syn | rst | ack) != syn accept"
@@ -56,15 +59,30 @@ def class_sizes() -> Iterator[int]:
     yield from TABLE_SIZES
 
 
+def entry_map(prefix: str) -> str:
+    """Name of the map that every packet to a frontend meets first; `prefix` as in `_KINDS`."""
+    return "ranges" if prefix else "services"
+
+
+def stage_maps(number: int, prefix: str) -> tuple[str, ...]:
+    """Names, without the family's number, of the verdict maps of the stages and of the timeouts."""
+    names = ("guarded", "mixed", "sticky", "remember") if number == 4 else ("guarded", "mixed")
+    return tuple(f"{prefix}{name}" for name in names)
+
+
 def render_skeleton() -> str:
     """Return the text for `nft -f -`: makes the table, or replaces one of another layout, in one transaction."""
     return "\n".join(["table inet littlelb", "delete table inet littlelb", "table inet littlelb {", *_body(), "}", ""])
 
 
 def render_affinity(seconds: Iterable[int]) -> str:
-    """Return the text that makes the chains of these timeouts."""
-    lines = ["table inet littlelb {", *(line for timeout in sorted(set(seconds)) for line in _remember(timeout)), "}"]
-    return "\n".join([*lines, ""])
+    """Return the text that makes the chains of these timeouts, or fills those that are there anew."""
+    lines: list[str] = []
+    for timeout in sorted(set(seconds)):
+        chain = f"chain inet littlelb remember-{timeout}"
+        lines += [f"add {chain}", f"flush {chain}"]
+        lines += [f"add rule inet littlelb remember-{timeout} {rule}" for rule in _updates(timeout)]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def render_ending(*, on: bool) -> str:
@@ -86,7 +104,6 @@ def render_ending(*, on: bool) -> str:
 
 
 def _body() -> Iterator[str]:
-    yield f'\tcomment "littlelb layout {LAYOUT}"'
     yield from _shared_sets()
     for number, family, address in _FAMILIES:
         yield from _maps(number, family, address)
@@ -101,22 +118,24 @@ def _body() -> Iterator[str]:
 
 
 def _shared_sets() -> Iterator[str]:
+    yield f"\tset layout {{ type mark; elements = {{ {LAYOUT} }}; }}"
     yield "\tset link { type ifname; }"
     yield "\tset same_link { type iface_index . iface_index; }"
 
 
 def _maps(number: int, family: str, address: str) -> Iterator[str]:
     frontend = f"{address} . inet_proto . inet_service"
-    for name in ("services", "guarded", "mixed", *(("sticky", "remember") if number == 4 else ())):
-        yield f"\tmap {name}{number} {{ type {frontend} : verdict; }}"
-    yield f"\tmap ranges{number} {{ type {frontend} : verdict; flags interval; }}"
     slot = f"{family} daddr . meta l4proto . th dport . numgen random mod 65536"
-    yield f"\tmap slots{number} {{ typeof {slot} : {family} daddr . th dport; counter; }}"
-    yield f"\tmap range_slots{number} {{ typeof {slot} : {family} daddr; flags interval; counter; }}"
+    for prefix, _ in _KINDS:
+        interval = " flags interval;" if prefix else ""
+        for name in (entry_map(prefix), *stage_maps(number, prefix)):
+            yield f"\tmap {name}{number} {{ type {frontend} : verdict;{interval} }}"
+        port = "" if prefix else " . th dport"
+        yield f"\tmap {prefix}slots{number} {{ typeof {slot} : {family} daddr{port};{interval} counter; }}"
+        yield f"\tset {prefix}kept{number} {{ type {frontend} . {address};{interval} }}"
+        yield f"\tset {prefix}link_only{number} {{ type {frontend};{interval} }}"
     yield f"\tset allowed{number} {{ type {frontend} . {address}; flags interval; }}"
-    yield f"\tset kept{number} {{ type {frontend} . {address}; }}"
     yield f"\tset ending{number} {{ type {frontend} . {address} . inet_service; }}"
-    yield f"\tset link_only{number} {{ type {frontend}; }}"
     yield f"\tset held{number} {{ type {address}; }}"
     yield f"\tset alive{number} {{ type {address}; }}"
     if number == 4:
@@ -143,7 +162,10 @@ def _base_chains() -> Iterator[str]:
             yield f"\t\t{_frontend(family)} vmap @services{number}"
         yield "\t\tmeta l4proto { icmp, icmpv6 } accept"
         for number, family, _ in _FAMILIES:
-            yield f"\t\t{family} daddr @held{number} goto other{number}"
+            yield f"\t\t{elsewhere}{_frontend(family)} @range_link_only{number} accept"
+            yield f"\t\t{_frontend(family)} vmap @ranges{number}"
+        for number, family, _ in _FAMILIES:
+            yield f"\t\t{family} daddr @held{number} goto refuse{number}"
         yield "\t}"
 
 
@@ -159,50 +181,56 @@ def _postrouting() -> Iterator[str]:
         yield f"\t\tct mark & {MARK_KEEP:#010x} != 0 snat {family} to {family} saddr"
     for number, family, protocol in _each():
         key = f"{_original(family)} . {family} daddr"
-        yield f"\t\tmeta l4proto {protocol} {key} @kept{number} snat {family} to {family} saddr"
+        for prefix, _ in _KINDS:
+            yield f"\t\tmeta l4proto {protocol} {key} @{prefix}kept{number} snat {family} to {family} saddr"
     yield "\t\tmasquerade fully-random"
     yield "\t}"
     yield "\tchain remember {"
     for protocol in _PROTOCOLS:
-        yield f"\t\tmeta l4proto {protocol} {_original('ip')} vmap @remember4"
+        for prefix, _ in _KINDS:
+            yield f"\t\tmeta l4proto {protocol} {_original('ip')} vmap @{prefix}remember4"
     yield "\t}"
 
 
 def _stages(number: int, family: str) -> Iterator[str]:
     frontend = _frontend(family)
-    yield f"\tchain other{number} {{"
-    yield f"\t\t{frontend} vmap @ranges{number}"
-    yield f"\t\tgoto refuse{number}"
-    yield "\t}"
     yield f"\tchain refuse{number} {{"
     yield "\t\tmeta l4proto tcp reject with tcp reset"
     yield "\t\treject with icmpx port-unreachable"
     yield "\t}"
-    yield f"\tchain guard{number} {{"
-    yield f"\t\t{frontend} . {family} saddr @allowed{number} {frontend} vmap @guarded{number}"
-    yield "\t\tdrop"
-    yield "\t}"
-    yield f"\tchain mixed{number} {{"
-    yield f"\t\tct mark set ct mark | {MARK_MIXED:#010x}"
-    yield f"\t\t{frontend} vmap @mixed{number}"
-    yield "\t}"
-    if number == 4:
-        for name, mark in (("sticky", MARK_OURS), ("sticky-keep", MARK_OURS | MARK_KEEP)):
-            yield f"\tchain {name}4 {{"
-            yield f"\t\tct mark set ct mark | {mark | MARK_STICKY:#010x}"
-            yield f"\t\tdnat ip to ip saddr . {frontend} map @affinity4"
-            yield f"\t\t{frontend} vmap @sticky4"
-            yield "\t}"
+    for prefix, kind in _KINDS:
+        yield f"\tchain guard{kind}{number} {{"
+        yield f"\t\t{frontend} . {family} saddr @allowed{number} {frontend} vmap @{prefix}guarded{number}"
+        yield "\t\tdrop"
+        yield "\t}"
+        yield f"\tchain mixed{kind}{number} {{"
+        yield f"\t\tct mark set ct mark | {MARK_MIXED:#010x}"
+        yield f"\t\t{frontend} vmap @{prefix}mixed{number}"
+        yield "\t}"
+        if number == 4:
+            yield from _sticky(prefix, kind)
+
+
+def _sticky(prefix: str, kind: str) -> Iterator[str]:
+    frontend = _frontend("ip")
+    for name, mark in (("sticky", MARK_OURS), ("sticky-keep", MARK_OURS | MARK_KEEP)):
+        yield f"\tchain {name}{kind}4 {{"
+        yield f"\t\tct mark set ct mark | {mark | MARK_STICKY:#010x}"
+        yield f"\t\tdnat ip to ip saddr . {frontend} map @affinity4"
+        yield f"\t\t{frontend} vmap @{prefix}sticky4"
+        yield "\t}"
 
 
 def _remember(seconds: int) -> Iterator[str]:
     yield f"\tchain remember-{seconds} {{"
-    for protocol in _PROTOCOLS:
-        update = (
-            f"update @affinity4 {{ ct original ip saddr . {_original('ip')} timeout {seconds}s : ip daddr . th dport }}"
-        )
-        yield f"\t\tmeta l4proto {protocol} {update}"
+    yield from (f"\t\t{rule}" for rule in _updates(seconds))
     yield "\t}"
+
+
+def _updates(seconds: int) -> Iterator[str]:
+    key = f"ct original ip saddr . {_original('ip')}"
+    for protocol in _PROTOCOLS:
+        yield f"meta l4proto {protocol} update @affinity4 {{ {key} timeout {seconds}s : ip daddr . th dport }}"
 
 
 def _classes(number: int, family: str, size: int) -> Iterator[str]:
@@ -215,11 +243,11 @@ def _classes(number: int, family: str, size: int) -> Iterator[str]:
         slot = f"jhash ip6 saddr mod {size} seed {HASH_SEED:#010x}"
         slots += [("client", MARK_OURS, slot), ("client-keep", MARK_OURS | MARK_KEEP, slot)]
     for name, mark, slot in slots:
-        for kind, elements in (("", "slots"), ("-range", "range_slots")):
+        for prefix, kind in _KINDS:
             yield f"\tchain {name}{kind}{number}-{size} {{"
             yield f"\t\tct mark set ct mark | {mark:#010x}"
-            yield f"\t\tdnat {family} to {_frontend(family)} . {slot} map @{elements}{number}"
-            yield f"\t\tdnat {family} to {_frontend(family)} . numgen random mod 1 map @{elements}{number}"
+            yield f"\t\tdnat {family} to {_frontend(family)} . {slot} map @{prefix}slots{number}"
+            yield f"\t\tdnat {family} to {_frontend(family)} . numgen random mod 1 map @{prefix}slots{number}"
             yield "\t}"
 
 

@@ -40,7 +40,7 @@ def test_the_skeleton_replaces_any_older_one() -> None:
     """In one transaction: made if missing, deleted, made; there is no moment without rules."""
     lines = render_skeleton().splitlines()
     assert lines[:3] == ["table inet littlelb", "delete table inet littlelb", "table inet littlelb {"]
-    assert lines[3] == '\tcomment "littlelb layout 1"'
+    assert lines[3] == "\tset layout { type mark; elements = { 1 }; }"
 
 
 def test_only_our_bits_of_the_mark_are_set() -> None:
@@ -55,8 +55,14 @@ def test_only_our_bits_of_the_mark_are_set() -> None:
 
 
 def test_chains_of_timeouts_are_made_once_each() -> None:
-    """One chain for each distinct timeout."""
-    assert re.findall(r"chain (\S+) ", render_affinity([60, 5, 60])) == ["remember-5", "remember-60"]
+    """One chain for each distinct timeout; one that is there has the same rules afterwards, not twice as many."""
+    text = render_affinity([60, 5, 60])
+    assert re.findall(r"add chain inet littlelb (\S+)", text) == ["remember-5", "remember-60"]
+    assert re.findall(r"flush chain inet littlelb (\S+)", text) == ["remember-5", "remember-60"]
+    assert [line.split()[4] for line in text.splitlines() if line.startswith("add rule")] == [
+        *(["remember-5"] * 2),
+        *(["remember-60"] * 2),
+    ]
 
 
 def test_chains_that_end_flows_come_and_go() -> None:
