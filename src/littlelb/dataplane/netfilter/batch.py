@@ -41,6 +41,10 @@ class Kind(IntEnum):
     DELSETELEM = 14
     NEWGEN = 15
     GETGEN = 16
+    NEWOBJ = 18
+    DELOBJ = 20
+    NEWFLOWTABLE = 22
+    DELFLOWTABLE = 24
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):

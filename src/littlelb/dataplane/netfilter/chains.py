@@ -1,10 +1,12 @@
-"""Tables and base chains of nf_tables, ours and those of others: read out of messages.
+"""Tables and base chains of nf_tables: read out of messages, and the requests that list and make them.
 
 Of others' chains only what decides about packets at large is read: hook, priority, type and policy; so one can say
-that Docker's or firewalld's forward chain drops what nobody asked for. enum nft_table_attributes, nft_chain_attributes.
+that Docker's or firewalld's forward chain drops what nobody asked for. enum nft_table_attributes, nft_chain_attributes,
+nft_rule_attributes.
 """
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +27,9 @@ POLICIES: Final = ("drop", "accept")
 _TABLE_NAME, _TABLE_FLAGS, _TABLE_OWNER = 1, 2, 7
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 1, 3, 4, 5, 7
 _HOOK_NUMBER, _HOOK_PRIORITY = 1, 2
+_RULE_TABLE, _RULE_CHAIN, _RULE_EXPRESSIONS = 1, 2, 4
+_LIST_ELEMENT: Final = 1
+_EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,44 @@ def list_tables(family: int = wire.AF_UNSPEC) -> Request:
 def list_chains(family: int = wire.AF_UNSPEC) -> Request:
     """Request that dumps all chains (of one family)."""
     return Request(Kind.GETCHAIN, family, b"", wire.NLM_F_DUMP)
+
+
+def add_table(table: Table, *, exclusive: bool = False) -> Request:
+    """Request that makes a table; who makes it over which socket decides about its owner, not `table.owner`."""
+    flags = wire.NLM_F_CREATE | (wire.NLM_F_EXCL if exclusive else 0)
+    attributes = wire.text(_TABLE_NAME, table.name) + wire.u32(_TABLE_FLAGS, table.flags)
+    return Request(Kind.NEWTABLE, table.family, attributes, flags)
+
+
+def add_base_chain(chain: BaseChain) -> Request:
+    """Request that makes a base chain without rules."""
+    attributes = (
+        wire.text(_CHAIN_TABLE, chain.table),
+        wire.text(_CHAIN_NAME, chain.name),
+        wire.text(_CHAIN_TYPE, chain.type),
+        wire.u32(_CHAIN_POLICY, POLICIES.index(chain.policy)),
+        wire.nested(
+            _CHAIN_HOOK,
+            wire.u32(_HOOK_NUMBER, HOOKS.index(chain.hook)),
+            wire.u32(_HOOK_PRIORITY, chain.priority & 0xFFFFFFFF),
+        ),
+    )
+    return Request(Kind.NEWCHAIN, chain.family, b"".join(attributes), wire.NLM_F_CREATE)
+
+
+def add_rule(chain: BaseChain, expressions: Sequence[bytes]) -> Request:
+    """Request that appends a rule of expressions, each made by `expression`."""
+    attributes = (
+        wire.text(_RULE_TABLE, chain.table),
+        wire.text(_RULE_CHAIN, chain.name),
+        wire.nested(_RULE_EXPRESSIONS, *expressions),
+    )
+    return Request(Kind.NEWRULE, chain.family, b"".join(attributes), wire.NLM_F_CREATE | wire.NLM_F_APPEND)
+
+
+def expression(name: str, *attributes: bytes) -> bytes:
+    """One expression of a rule."""
+    return wire.nested(_LIST_ELEMENT, wire.text(_EXPRESSION_NAME, name), wire.nested(_EXPRESSION_DATA, *attributes))
 
 
 def parse_table(message: Message) -> Table:

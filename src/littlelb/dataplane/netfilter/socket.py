@@ -8,7 +8,7 @@ rules: seconds). Who must not wait calls `commit` in a thread; one call at a tim
 
 import errno
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -35,7 +35,7 @@ _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 270, 10, 11
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _RECEIVE_BYTES: Final = 1 << 17
 """A part of a dump is at most 32 KiB, an acknowledgement (capped) some hundred bytes."""
-_ANSWERS_BYTES: Final = 4 << 20
+BUFFER_BYTES: Final = 4 << 20
 """Receive buffer: room for an error about each of thousands of requests."""
 _OVERHEAD: Final = 1 << 10
 """What the kernel keeps of the send buffer for itself (32 bytes), and room."""
@@ -44,7 +44,7 @@ _ATTEMPTS: Final = 8
 _GENERATION: Final = 1
 
 
-def open_socket(receive_bytes: int = _ANSWERS_BYTES) -> socket.socket:
+def open_socket(receive_bytes: int = BUFFER_BYTES) -> socket.socket:
     """Open a non-blocking netlink socket with short, extended acknowledgements. Raises KernelRefusal."""
     try:
         opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, wire.NETLINK_NETFILTER)
@@ -119,11 +119,12 @@ class NfSocket:
         read = [parse_chain(message) for message in self._list(list_chains(family))]
         return [chain for chain in read if chain is not None]
 
-    def dump_elements(self, where: SetName) -> Iterator[list[Element]]:
+    def dump_elements(self, where: SetName) -> Generator[list[Element], None, None]:
         """All elements, in slices of some hundred; an empty slice is only a chance for the loop to breathe.
 
-        Consistent: nothing is given out before all is read and nobody committed meanwhile; if somebody did, it is read
-        again, at the last without breathing. Raises KernelRefusal (ENOENT: no such table or set), DumpInterrupted.
+        Consistent: nothing is given out before all is read, nobody committed meanwhile and no element came twice; else
+        it is read again, at the last without breathing. Elements that packets add, or that end by themselves, may come
+        and go meanwhile. Raises KernelRefusal (ENOENT: no such table or set), DumpInterrupted.
         """
         for attempt in range(_ATTEMPTS):
             before = self.generation()
@@ -133,7 +134,7 @@ class NfSocket:
                 if attempt < _ATTEMPTS // 2:
                     yield []
             # Lists of elements do not tell by NLM_F_DUMP_INTR that they were changed, as those of tables do.
-            if self.generation() == before and not _interrupted(parts):
+            if self.generation() == before and not _interrupted(parts) and not (yield from _any_twice(parts)):
                 for message in parts:
                     yield parse_elements(message.payload, 4)
                 return
@@ -159,7 +160,7 @@ class NfSocket:
         try:
             sock.send(request.header(1) + request.attributes)
             while not complete:
-                messages = list(wire.iterate_messages(_receive(sock)))
+                messages = list(wire.iterate_messages(receive(sock)))
                 complete = _ends(messages)
                 yield messages
         except BlockingIOError as error:
@@ -203,8 +204,8 @@ class NfSocket:
         self.close()
 
 
-def _receive(sock: socket.socket) -> bytes:
-    """Read one datagram. Raises BlockingIOError: none waits."""
+def receive(sock: socket.socket) -> bytes:
+    """Read one datagram. Raises BlockingIOError: none waits; AnswerLost, Malformed."""
     try:
         datagram, _, flags, _ = sock.recvmsg(_RECEIVE_BYTES)
     except OSError as error:
@@ -220,7 +221,7 @@ def _waiting(sock: socket.socket) -> Iterator[Message]:
     """Read all that waits."""
     while True:
         try:
-            datagram = _receive(sock)
+            datagram = receive(sock)
         except BlockingIOError:
             return
         yield from wire.iterate_messages(datagram)
@@ -246,6 +247,22 @@ def _raise_error(message: Message) -> None:
 
 def _interrupted(messages: Sequence[Message]) -> bool:
     return any(message.flags & wire.NLM_F_DUMP_INTR for message in messages)
+
+
+def _any_twice(parts: Sequence[Message]) -> Generator[list[Element], None, bool]:
+    """Does an element come twice? Then another may be missing: a hash table that just grew is put into new order.
+
+    The kernel gives out a list by places: it counts from the start to where the part before ended. So for each element
+    that slipped forward another one slips back, and is seen again.
+    """
+    seen: set[int] = set()
+    count = 0
+    for message in parts:
+        elements = parse_elements(message.payload, 4)
+        seen.update(hash((element.key, element.key_end, element.flags)) for element in elements)
+        count += len(elements)
+        yield []
+    return len(seen) < count
 
 
 def _judge(batch: Batch, answers: Sequence[Message]) -> None:
