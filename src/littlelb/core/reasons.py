@@ -22,6 +22,7 @@ class Reason(StrEnum):
     PORT_IN_USE = "PortInUse"
     INVALID_PORT = "InvalidPort"
     PROTOCOL_NOT_SUPPORTED = "ProtocolNotSupported"
+    PLANE_UNAVAILABLE = "PlaneUnavailable"
     NO_BACKENDS = "NoBackends"
     UNREACHABLE_PODS = "UnreachablePods"
     STALE_NODES = "StaleNodes"

@@ -17,10 +17,11 @@ from littlelb.core.immutable.layered import Layered
 from littlelb.core.ipam.addressing import notices_for
 from littlelb.core.ipam.cases import Case, Docket
 from littlelb.core.ipam.docket import find_dispute, is_alone, open_docket, reopen_docket
-from littlelb.core.ipam.requests import frontends_on, judge_annotations, quote
+from littlelb.core.ipam.ports import frontends_on, overlap
+from littlelb.core.ipam.requests import judge_annotations, quote
 from littlelb.core.model import Frontend, Grant, Ip, Key, Listener, Service
 from littlelb.core.reasons import Notice, Reason, Refusal
-from littlelb.core.serving.planes import FORWARDED, choose_plane
+from littlelb.core.serving.planes import explain_unable
 from littlelb.core.state import Allocation, DesiredState, Snapshot
 
 
@@ -32,6 +33,19 @@ class _Books:
     """Addresses that belong to one Service."""
     ports: dict[Frontend, Key] = field(default_factory=dict)
     """Frontends on shared addresses."""
+    ranges: dict[Frontend, Key] = field(default_factory=dict)
+    """Those of them that are ranges of ports."""
+
+    def claim(self, frontend: Frontend, key: Key) -> Key:
+        """Enter a frontend on a shared address, unless it has a port that another one has; return whose it is."""
+        if frontend not in self.ports and (self.ranges or frontend.last_port):
+            rivals = self.ports if frontend.last_port else self.ranges
+            for other, owner in rivals.items():
+                if owner != key and overlap(other, frontend):
+                    return owner
+        if frontend.last_port:
+            self.ranges.setdefault(frontend, key)
+        return self.ports.setdefault(frontend, key)
 
 
 class Allotment(NamedTuple):
@@ -89,7 +103,7 @@ def _keep(key: Key, case: Case, address: Ip, shared: frozenset[Ip], books: _Book
         return
     for frontend in case.grant.frontends:
         if frontend.address == address:
-            books.ports.setdefault(frontend, key)
+            books.claim(frontend, key)
 
 
 def _settle(case: Case, shared: frozenset[Ip], books: _Books, snapshot: Snapshot) -> Allocation:
@@ -166,11 +180,9 @@ def _judge_port(service: Service, frontend: Frontend, grant: Grant, snapshot: Sn
     """Refuse what is no port, what no plane forwards, and what this host itself listens on."""
     if not 1 <= frontend.port <= 65_535:
         return Refusal(Reason.INVALID_PORT, f"port {quote(str(frontend.port))} is not from 1 to 65535", frontend)
-    plane = choose_plane(service, snapshot.settings)
-    if frontend.protocol not in FORWARDED[plane]:
-        able = " and ".join(sorted(FORWARDED[plane]))
-        message = f"port {frontend.port}/{frontend.protocol}: the {plane} plane forwards {able} only"
-        return Refusal(Reason.PROTOCOL_NOT_SUPPORTED, message, frontend)
+    unable = explain_unable(service, frontend, snapshot.settings)
+    if unable:
+        return Refusal(Reason.PROTOCOL_NOT_SUPPORTED, unable, frontend)
     if frontend in grant.frontends:
         return None
     listener = next((one for one in snapshot.host.listeners if _listens(one, frontend)), None)
@@ -182,8 +194,10 @@ def _judge_port(service: Service, frontend: Frontend, grant: Grant, snapshot: Sn
 
 def _listens(listener: Listener, frontend: Frontend) -> bool:
     """Would a socket of this host answer at the frontend? The wildcard address answers everywhere."""
-    return (listener.protocol, listener.port) == (frontend.protocol, frontend.port) and (
-        listener.address is None or listener.address == frontend.address
+    return (
+        listener.protocol is frontend.protocol
+        and frontend.port <= listener.port <= (frontend.last_port or frontend.port)
+        and (listener.address is None or listener.address == frontend.address)
     )
 
 
@@ -194,7 +208,7 @@ def _take_ports(
     good: list[Frontend] = []
     bad: list[Refusal] = []
     for frontend in frontends:
-        owner = books.ports.setdefault(frontend, key)
+        owner = books.claim(frontend, key)
         if owner == key:
             good.append(frontend)
         else:

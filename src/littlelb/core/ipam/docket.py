@@ -15,7 +15,8 @@ from littlelb.core.immutable.layered import Layered
 from littlelb.core.ipam.addressing import default_address, judge_address
 from littlelb.core.ipam.cases import Age, Case, Docket, Thing
 from littlelb.core.ipam.cluster import ClusterAddresses, Moved, follow_nodes, follow_services, index_cluster
-from littlelb.core.ipam.requests import frontends_on, judge_annotations, parse_request, selects
+from littlelb.core.ipam.ports import frontends_on, parse_port_ranges
+from littlelb.core.ipam.requests import judge_annotations, parse_request, selects
 from littlelb.core.model import Family, Frontend, Grant, Ip, Key, Service
 from littlelb.core.reasons import Reason, Refusal
 from littlelb.core.state import DefaultAddress, Snapshot
@@ -227,6 +228,9 @@ def _judge_request(service: Service, cluster: ClusterAddresses, snapshot: Snapsh
     if service.fault:
         return (), (), (Refusal(Reason.INVALID_SERVICE, f"the object cannot be understood: {service.fault}"),)
     refusals, _ = judge_annotations(service)
+    ranges = parse_port_ranges(service)
+    if isinstance(ranges, Refusal):
+        refusals = (*refusals, ranges)
     request = parse_request(service)
     if refusals or request.refusals:
         return (), (), refusals + request.refusals

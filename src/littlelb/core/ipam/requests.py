@@ -1,13 +1,14 @@
-"""What a Service asks for, read strictly: addresses, source ranges, drain time, and what we cannot do for it.
+"""What a Service asks for, read strictly: addresses, source ranges, times, and what we cannot do for it.
 
 Texts come from strangers. Nothing here trusts them: an address is what `ipaddress` accepts and nothing more (no leading
 zeros, CVE-2021-29923; no zone; no v4-mapped form), and a text that is quoted in a message is shortened and escaped.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
 
-from littlelb.core.model import Family, Frontend, Ip, Net, Service, ServiceType
+from littlelb.core.model import Family, Ip, Net, Service, ServiceType
 from littlelb.core.reasons import Notice, Reason, Refusal
 from littlelb.core.state import Settings
 
@@ -29,7 +30,11 @@ POOL_ANNOTATIONS = (
 )
 RANGES_ANNOTATION = "service.beta.kubernetes.io/load-balancer-source-ranges"
 DRAIN_ANNOTATION = "littlelb.io/drain-seconds"
-BINDING_ANNOTATIONS = ("littlelb.io/proxy-protocol", "littlelb.io/port-ranges", "littlelb.io/device")
+PLANE_ANNOTATION = "littlelb.io/plane"
+SOURCE_ANNOTATION = "littlelb.io/source-address"
+IP_MODE_ANNOTATION = "littlelb.io/ip-mode"
+PORT_RANGES_ANNOTATION = "littlelb.io/port-ranges"
+BINDING_ANNOTATIONS = ("littlelb.io/proxy-protocol", "littlelb.io/device")
 """Asked-for behaviour that backends or clients rely on: serving without it would be wrong, so it is refused."""
 WRITTEN_EXTERNAL_IPS_ANNOTATION = "littlelb.io/written-external-ips"
 """Ours to write: which entries of `spec.externalIPs` we added."""
@@ -38,11 +43,17 @@ KNOWN_ANNOTATIONS = frozenset(
         "littlelb.io/addresses",
         "littlelb.io/pool",
         DRAIN_ANNOTATION,
+        PLANE_ANNOTATION,
+        SOURCE_ANNOTATION,
+        IP_MODE_ANNOTATION,
+        PORT_RANGES_ANNOTATION,
         WRITTEN_EXTERNAL_IPS_ANNOTATION,
         *BINDING_ANNOTATIONS,
     }
 )
 MAX_DRAIN_SECONDS = 86_400
+MAX_AFFINITY_SECONDS = 86_400
+DEFAULT_AFFINITY_SECONDS = 10_800
 MAX_ADDRESSES = 8
 MAX_SOURCE_RANGES = 256
 
@@ -134,9 +145,24 @@ def _agree(service: Service, asked: dict[str, tuple[Ip, ...]]) -> AddressRequest
     return AddressRequest(addresses)
 
 
-def frontends_on(service: Service, address: Ip) -> tuple[Frontend, ...]:
-    """Name the frontends that a Service asks for on an address, good or bad, as often as it lists them."""
-    return tuple(Frontend(address, port.protocol, port.port) for port in service.ports)
+def parse_word(service: Service, name: str, words: Iterable[str]) -> tuple[str, Notice | None]:
+    """Read an annotation that is one of some words; empty where it says nothing, or what nobody understands."""
+    text = service.annotations.get(name, "")
+    if not text or text in words:
+        return text, None
+    message = f"{name}: {quote(text)} is none of {', '.join(words)}; the default holds"
+    return "", Notice(Reason.INVALID_ANNOTATION, message)
+
+
+def parse_affinity(service: Service) -> tuple[int, Notice | None]:
+    """Read how long a client keeps its backend, in seconds; 0: every connection is chosen for anew."""
+    if 0 <= service.affinity_seconds <= MAX_AFFINITY_SECONDS:
+        return service.affinity_seconds, None
+    message = (
+        f"sessionAffinityConfig.clientIP.timeoutSeconds is not from 1 to {MAX_AFFINITY_SECONDS}; "
+        f"{DEFAULT_AFFINITY_SECONDS} holds"
+    )
+    return DEFAULT_AFFINITY_SECONDS, Notice(Reason.INVALID_SERVICE, message)
 
 
 @dataclass(frozen=True, slots=True)

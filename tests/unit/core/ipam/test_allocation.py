@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from littlelb.core.desired import compute
 from littlelb.core.ipam.allocation import allocate
-from littlelb.core.model import Family, Frontend, Grant, Key, Listener, Protocol, Service, ServicePort
+from littlelb.core.model import Family, Frontend, Grant, Key, Listener, Plane, Protocol, Service, ServicePort
 from littlelb.core.reasons import Reason
 from littlelb.core.state import Allocation, DefaultAddress, Dirty, Settings, Snapshot
 from tests.worlds import HOST, STAND_ALONE, frontend, grant, ip, service, snapshot
@@ -175,6 +177,69 @@ def test_ports_that_cannot_be_served_are_refused_one_by_one() -> None:
     assert allocation.frontends == (frontend(VIP, 53),)
     expected = [Reason.PROTOCOL_NOT_SUPPORTED, Reason.INVALID_PORT, Reason.INVALID_PORT, Reason.INVALID_PORT]
     assert _reasons(allocation) == expected
+
+
+def _ranged(name: str, address: str, text: str, **fields: Any) -> Service:
+    return service(name, address, annotations={"littlelb.io/port-ranges": text}, **fields)
+
+
+KERNEL = replace(STAND_ALONE, planes=(Plane.NFT, Plane.PIPE))
+MEDIA = Frontend(ip(DEFAULT), Protocol.UDP, 5000, 5999)
+
+
+def test_a_range_of_ports_is_given_with_the_others() -> None:
+    """On an address of its own nobody else can be in the way; one that cannot be read refuses the Service."""
+    voice = _ranged("voice", VIP, "5000-5999/udp")
+    own = Frontend(ip(VIP), Protocol.UDP, 5000, 5999)
+    assert _given(snapshot(voice, settings=KERNEL))["default/voice"] == Allocation((frontend(VIP), own))
+    refused = _given(snapshot(voice))["default/voice"]
+    assert [refusal.frontend for refusal in refused.refusals] == [own]
+    assert "ports 5000-5999/UDP: the pipe plane forwards TCP only" in refused.refusals[0].message
+    bad = _given(snapshot(_ranged("voice", VIP, "5000/udp"), settings=KERNEL))["default/voice"]
+    assert (bad.frontends, _reasons(bad)) == ((), [Reason.INVALID_ANNOTATION])
+
+
+def test_on_a_shared_address_a_range_meets_ports_and_ranges_of_others() -> None:
+    """Who came first keeps it, whichever of the two is the range; other protocols and ports are nobody's business."""
+    first, second = _ranged("a", "", "5000-5999/udp", ports=[81]), _ranged("b", "", "5999-6100/udp", ports=[82])
+    dns = service("c", "", [ServicePort(5500, Protocol.UDP), ServicePort(5500), ServicePort(6100, Protocol.UDP)])
+    given_out = _given(snapshot(first, second, dns, settings=KERNEL))
+    assert given_out["default/a"].frontends == (frontend(DEFAULT, 81), MEDIA)
+    assert given_out["default/b"].frontends == (frontend(DEFAULT, 82),)
+    assert "ports 5999-6100/UDP is held by default/a" in given_out["default/b"].refusals[0].message
+    assert given_out["default/c"].frontends == (frontend(DEFAULT, 5500), frontend(DEFAULT, 6100, Protocol.UDP))
+    turned = _given(snapshot(dns, first, settings=KERNEL))
+    assert _reasons(turned["default/a"]) == [Reason.PORT_IN_USE]
+
+
+def test_an_incumbent_keeps_its_range_and_may_change_it() -> None:
+    """A younger holder stays before an older Service; its own new port inside of its old range is no collision."""
+    holder, older = _ranged("a", "", "5000-5999/udp", created=2.0), service("b", "", [ServicePort(5500, Protocol.UDP)])
+    older = replace_created(older, 1.0)
+    held = {"default/a": grant(frontend(DEFAULT), MEDIA)}
+    given_out = _given(snapshot(holder, older, settings=KERNEL, grants=held))
+    assert MEDIA in given_out["default/a"].frontends
+    assert _reasons(given_out["default/b"]) == [Reason.PORT_IN_USE]
+    moved = _ranged("a", "", "5600-5999/udp", ports=[ServicePort(5500, Protocol.UDP)])
+    fresh = _given(snapshot(moved, settings=KERNEL, grants=held))["default/a"]
+    assert not fresh.refusals
+    assert len(fresh.frontends) == 2
+
+
+def replace_created(asked: Service, created: float) -> Service:
+    """The same Service of another age."""
+    return structs.replace(asked, created=created)
+
+
+def test_a_range_in_which_this_host_listens_is_refused() -> None:
+    """Any port of it is enough; a holder keeps it."""
+    host = replace(HOST, listeners=(Listener(Protocol.UDP, None, 5353, "avahi (pid 7)"),))
+    voice = _ranged("voice", "", "5000-5999/udp")
+    refused = _given(snapshot(voice, settings=KERNEL, host=host))["default/voice"]
+    assert refused.frontends == (frontend(DEFAULT),)
+    assert "avahi (pid 7)" in refused.refusals[0].message
+    held = snapshot(voice, settings=KERNEL, host=host, grants={"default/voice": grant(MEDIA)})
+    assert MEDIA in _given(held)["default/voice"].frontends
 
 
 def test_an_address_of_which_nothing_can_be_served_stays_free() -> None:

@@ -9,9 +9,11 @@ from littlelb.core.ipam.requests import (
     family_of,
     judge_annotations,
     parse_address,
+    parse_affinity,
     parse_drain_seconds,
     parse_request,
     parse_source_ranges,
+    parse_word,
     quote,
     selects,
 )
@@ -165,6 +167,28 @@ def test_drain_seconds_is_a_number_or_a_notice() -> None:
         assert seconds is None
         assert notice is not None
         assert notice.reason is Reason.INVALID_ANNOTATION
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds", "said"),
+    [(0, 0, False), (1, 1, False), (86_400, 86_400, False), (86_401, 10_800, True), (-1, 10_800, True)],
+)
+def test_affinity_lasts_as_long_as_the_service_says(given: int, seconds: int, said: bool) -> None:
+    """What no API server takes is three hours, with a word about it."""
+    read, notice = parse_affinity(service(affinity_seconds=given))
+    assert (read, notice is not None) == (seconds, said)
+
+
+def test_a_word_is_one_of_those_that_are_known() -> None:
+    """What is none counts as unsaid, and is said to be."""
+    assert parse_word(service(), "littlelb.io/plane", ("nft", "pipe")) == ("", None)
+    assert parse_word(service(annotations={"littlelb.io/plane": "nft"}), "littlelb.io/plane", ("nft",)) == ("nft", None)
+    word, notice = parse_word(
+        service(annotations={"littlelb.io/plane": "NFT\x1b"}), "littlelb.io/plane", ("nft", "pipe")
+    )
+    assert word == ""
+    assert notice is not None
+    assert notice.message == "littlelb.io/plane: 'NFT\\x1b' is none of nft, pipe; the default holds"
 
 
 def test_annotations_that_cannot_be_honoured() -> None:
