@@ -8,15 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from littlelb.core.model import Family, Protocol
-from littlelb.dataplane.netfilter import conntrack as ct
 from littlelb.dataplane.netfilter import wire
-from littlelb.dataplane.netfilter.conntrack import Flow, Tuple
-from littlelb.dataplane.netfilter.conntrack_filter import (
+from littlelb.dataplane.netfilter.conntrack import flows as ct
+from littlelb.dataplane.netfilter.conntrack.filters import (
     FlowFilter,
+    Selection,
     render_dump,
     render_filtered_delete,
     render_filtered_dump,
+    widen,
 )
+from littlelb.dataplane.netfilter.conntrack.flows import Flow, Tuple
 
 VIP, POD, CLIENT = ip_address("203.0.113.10"), ip_address("10.1.0.5"), ip_address("192.0.2.10")
 VIP6, POD6, CLIENT6 = ip_address("2001:db8:113::a"), ip_address("2001:db8:1::5"), ip_address("2001:db8:2::a")
@@ -31,6 +33,11 @@ def flow(**changes: Any) -> Flow:
         "mark": 0x6C000001,
     }
     return Flow(**values | changes)
+
+
+def flow6() -> Flow:
+    """Make an IPv6 one over UDP, without a mark."""
+    return Flow(protocol=17, original=Tuple(CLIENT6, VIP6, 1, 2), reply=Tuple(POD6, CLIENT6, 3, 1))
 
 
 def test_backend_is_asked_for_by_the_source_of_the_reply_tuple() -> None:
@@ -140,14 +147,48 @@ def test_predicate(asked: FlowFilter, meant: bool) -> None:
     assert asked.matches(flow()) is meant
 
 
-def test_flow_that_is_meant_holds_every_needle() -> None:
-    """Skipping messages without the needles never skips a flow that is meant."""
-    asked = FlowFilter(frontend=VIP6, backend=POD6)
-    one = Flow(protocol=17, original=Tuple(CLIENT6, VIP6, 1, 2), reply=Tuple(POD6, CLIENT6, 3, 1))
-    assert asked.matches(one)
-    raw = ct.render_create(one, 5, 1)
-    assert all(needle in raw for needle in asked.needles)
-    assert len(asked.needles) == 2
+def test_first_look_passes_over_what_cannot_be_meant() -> None:
+    """A message without any address that is asked for is not read; one with it is, whatever becomes of it."""
+    selection = Selection([FlowFilter(backend=POD, frontend=VIP), FlowFilter(frontend=VIP6)])
+    raw, raw6 = ct.render_create(flow(), 5, 1), ct.render_create(flow6(), 5, 1)
+    elsewhere = ct.render_create(flow(reply=Tuple(VIP, CLIENT, 1, 2)), 5, 1)
+    assert [selection.may_match(one) for one in (raw, raw6, elsewhere)] == [True, True, False]
+    assert Selection([FlowFilter(backend=POD), FlowFilter(mark=1, mark_mask=1)]).may_match(elsewhere)
+
+
+def test_selection_means_what_any_of_its_filters_means() -> None:
+    """Filters by backend, by frontend and by mark are held against a flow together."""
+    filters = [FlowFilter(backend=POD, frontend=CLIENT), FlowFilter(frontend=VIP6), FlowFilter(mark=2, mark_mask=3)]
+    selection = Selection(filters)
+    assert not selection.matches(flow())
+    assert selection.matches(flow(mark=0xF2))
+    assert selection.matches(flow(original=Tuple(CLIENT, CLIENT, 1, 2)))
+    assert selection.matches(flow6())
+    assert not Selection([]).matches(flow())
+
+
+def test_selection_of_many_reads_every_message() -> None:
+    """With many addresses the first look is not worth its time; the predicate decides as before."""
+    filters = [FlowFilter(backend=POD + number) for number in range(20)]
+    selection = Selection(filters)
+    assert selection.may_match(b"")
+    assert selection.matches(flow(reply=Tuple(POD + 19, CLIENT, 1, 2)))
+    assert not selection.matches(flow(reply=Tuple(POD + 20, CLIENT, 1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("filters", "wide"),
+    [
+        ([FlowFilter(backend=POD), FlowFilter(frontend=VIP)], FlowFilter(family=Family.IPV4)),
+        ([FlowFilter(backend=POD), FlowFilter(frontend=VIP6)], FlowFilter()),
+        ([FlowFilter(backend=POD6, mark=1, mark_mask=1)], FlowFilter(family=Family.IPV6, mark=1, mark_mask=1)),
+        ([FlowFilter(mark=1, mark_mask=1), FlowFilter(mark=1, mark_mask=3)], FlowFilter()),
+        ([FlowFilter(backend=POD), FlowFilter()], FlowFilter()),
+    ],
+)
+def test_one_list_for_several_filters(filters: list[FlowFilter], wide: FlowFilter) -> None:
+    """The list asks for the family and the mark that all have in common, and for nothing else."""
+    assert widen(filters) == wide
 
 
 ADDRESSES = st.sampled_from([VIP, POD, None])

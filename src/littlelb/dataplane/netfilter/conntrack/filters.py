@@ -10,17 +10,18 @@ What the kernel's filter (CTA_FILTER, nf_conntrack_netlink.c) can say, and what 
   flow and refuses one with parts missing (EINVAL): it never empties the table. Without a tuple, 5.8 to 6.8 refuse
   CTA_FILTER (EOPNOTSUPP), and older ones overlook it; that is why no deletion of ours has CTA_FILTER without a tuple.
 - *IPv6 addresses are compared the wrong way round* (seen up to 6.18): the filter «source 2001:db8::1» means all flows
-  but those. Whoever deletes with it deletes everybody else's. `conntrack_socket.probe` finds out before it is trusted.
+  but those. Whoever deletes with it deletes everybody else's. `probe.py` finds out before it is trusted.
 - Without CTA_FILTER a deletion minds the family only if the version in nfgenmsg is not 0.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from sys import byteorder
 from typing import Final, NamedTuple
 
 from littlelb.core.model import Family, Ip, Protocol
-from littlelb.dataplane.netfilter import conntrack as ct
 from littlelb.dataplane.netfilter import wire
+from littlelb.dataplane.netfilter.conntrack import flows as ct
 
 _F_SOURCE, _F_PROTOCOL, _F_SOURCE_PORT = 0x1, 0x8, 0x10
 """Flags of CTA_FILTER_ORIG_FLAGS and CTA_FILTER_REPLY_FLAGS (kinds 1 and 2, as those of the tuples); the bit after that
@@ -28,6 +29,8 @@ of a source is the one of the destination."""
 
 _FAMILIES: Final = {Family.IPV4: wire.NFPROTO_IPV4, Family.IPV6: wire.NFPROTO_IPV6}
 _WITH_PORTS = frozenset({Protocol.TCP, Protocol.UDP})
+_FEW_NEEDLES = 8
+"""Above, reading every message costs less than looking for each of them."""
 _VERSION_OFFSET = 17
 """Of nfgenmsg's version in a message."""
 
@@ -78,11 +81,6 @@ class FlowFilter:
         """NFPROTO_… of its family; 0: both."""
         return _FAMILIES[self.family] if self.family else wire.AF_UNSPEC
 
-    @property
-    def needles(self) -> tuple[bytes, ...]:
-        """Byte strings without which no message about such a flow can be: a cheap first look."""
-        return tuple(address.packed for address in (self.backend, self.frontend) if address)
-
     def matches(self, flow: ct.Flow) -> bool:
         """Is this one meant?"""
         return (
@@ -102,6 +100,38 @@ class FlowFilter:
     def _matches_backend(self, flow: ct.Flow) -> bool:
         address, port = self.backend, self.backend_port
         return (address is None or address == flow.reply.source) and (not port or port == flow.reply.source_port)
+
+
+class Selection:
+    """Several filters as one predicate: is a flow meant by any of them?"""
+
+    def __init__(self, filters: Sequence[FlowFilter]) -> None:
+        """Sort them by the address that they name, so that a flow is held against few of them."""
+        self._by_address: dict[Ip, list[FlowFilter]] = {}
+        self._anywhere: list[FlowFilter] = []
+        for one in filters:
+            named = one.backend or one.frontend
+            (self._by_address.setdefault(named, []) if named else self._anywhere).append(one)
+        self._needles = [] if self._anywhere else [address.packed for address in self._by_address]
+        if len(self._needles) > _FEW_NEEDLES:
+            self._needles = []
+
+    def may_match(self, payload: bytes) -> bool:
+        """Is this message worth to be read? A first look that costs a tenth of reading it."""
+        return not self._needles or any(needle in payload for needle in self._needles)
+
+    def matches(self, flow: ct.Flow) -> bool:
+        """Is this one meant?"""
+        near = self._by_address.get(flow.reply.source, ()), self._by_address.get(flow.original.destination, ())
+        return any(one.matches(flow) for some in (*near, self._anywhere) for one in some)
+
+
+def widen(filters: Sequence[FlowFilter]) -> FlowFilter:
+    """Return a filter by family and mark, for one dump, that leaves out no flow that any of these means."""
+    families = {one.family for one in filters}
+    marks = {(one.mark, one.mark_mask) for one in filters}
+    mark, mask = marks.pop() if len(marks) == 1 else (0, 0)
+    return FlowFilter(family=families.pop() if len(families) == 1 else None, mark=mark, mark_mask=mask)
 
 
 class _Side(NamedTuple):

@@ -13,7 +13,7 @@ does not look so (ICMP, another kernel) is read attribute by attribute.
 import struct
 from enum import IntEnum, IntFlag
 from functools import lru_cache
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final, NamedTuple
 
 from msgspec import Struct
@@ -118,8 +118,10 @@ class Flow(Struct, frozen=True, gc=False, kw_only=True):
         return self.tcp_state not in _OVER
 
 
-address: Final = lru_cache(maxsize=8192)(ip_address)
-"""Packed address → object; the same few come in all the flows of a table."""
+@lru_cache(maxsize=8192)  # the same few come in all the flows of a table
+def address(packed: bytes) -> Ip:
+    """Read an address. Raises ValueError for anything but 4 or 16 bytes."""
+    return IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -260,23 +262,31 @@ def family(one: Ip) -> int:
     return wire.NFPROTO_IPV4 if one.version == 4 else wire.NFPROTO_IPV6
 
 
+def _render_zone(flow: Flow) -> bytes:
+    return wire.attribute(ZONE, flow.zone.to_bytes(2)) if flow.zone else b""
+
+
+def _render_name(flow: Flow) -> bytes:
+    return render_tuple(TUPLE_ORIG, flow.protocol, flow.original) + _render_zone(flow)
+
+
+def render_get(flow: Flow, flags: int, sequence: int) -> bytes:
+    """Build the question whether a flow of this tuple, in this zone, is there: answered by it, or by ENOENT."""
+    return wire.message(CT_GET, flags, sequence, family(flow.original.source), _render_name(flow))
+
+
 def render_delete_one(flow: Flow, flags: int, sequence: int) -> bytes:
     """Build the request that deletes this flow; with its id, so that a later flow of the same tuple is left alone.
 
     The answer is ENOENT where it is gone. Flows whose zone counts for one direction only are not found by it.
     """
-    body = render_tuple(TUPLE_ORIG, flow.protocol, flow.original)
-    if flow.zone:
-        body += wire.attribute(ZONE, flow.zone.to_bytes(2))
-    if flow.id:
-        body += wire.u32(ID, flow.id)
+    body = _render_name(flow) + (wire.u32(ID, flow.id) if flow.id else b"")
     return wire.message(CT_DELETE, flags, sequence, family(flow.original.source), body)
 
 
 def render_create(flow: Flow, flags: int, sequence: int) -> bytes:
     """Build the request that enters a flow, untranslated unless its tuples say so; with its timeout, mark and zone."""
-    body = render_tuple(TUPLE_ORIG, flow.protocol, flow.original) + render_tuple(TUPLE_REPLY, flow.protocol, flow.reply)
+    body = render_tuple(TUPLE_ORIG, flow.protocol, flow.original)
+    body += render_tuple(TUPLE_REPLY, flow.protocol, flow.reply) + _render_zone(flow)
     body += wire.u32(TIMEOUT, flow.timeout_seconds or 0) + wire.u32(MARK, flow.mark)
-    if flow.zone:
-        body += wire.attribute(ZONE, flow.zone.to_bytes(2))
     return wire.message(CT_NEW, flags, sequence, family(flow.original.source), body)

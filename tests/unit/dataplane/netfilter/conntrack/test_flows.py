@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from littlelb.dataplane.netfilter import conntrack as ct
 from littlelb.dataplane.netfilter import wire
-from littlelb.dataplane.netfilter.conntrack import Counters, Flow, Status, TcpState, Tuple
+from littlelb.dataplane.netfilter.conntrack import flows as ct
+from littlelb.dataplane.netfilter.conntrack.flows import Counters, Flow, Status, TcpState, Tuple
 
 TCP = bytes.fromhex(
     "0c01000000010200090000005954000002000000340001801400018008000100c000020a08000200cb00710a1c0002800500010006000000"
