@@ -9,7 +9,8 @@ import pytest
 
 from littlelb.core.model import Ip
 from littlelb.host.address import AddressTable
-from littlelb.host.netlink import Address, Link, Netlink
+from littlelb.host.netlink import Netlink
+from littlelb.host.rtnl import Address, Edit, Link, Put, Take
 from littlelb.testing.fake_kernel import FakeKernel
 from littlelb.testing.lan import Lan, vip
 from littlelb.testing.netns import unavailable
@@ -66,6 +67,11 @@ async def until_local(table: AddressTable, address: Ip) -> None:
             await asyncio.sleep(0.001)
 
 
+async def edit(table: AddressTable, *edits: Edit) -> list[str]:
+    """Make edits; return the names of their errnos, empty where they were done."""
+    return [errno.errorcode[code] if code else "" for code in await table.edit(edits)]
+
+
 @ADDRESSES
 def test_added_address_reads_as_ours(play: Play, address: Ip) -> None:
     """It is marked, deprecated, usable at once, without a prefix route, local; and gone when removed."""
@@ -73,14 +79,14 @@ def test_added_address_reads_as_ours(play: Play, address: Ip) -> None:
     async def script(table: AddressTable) -> None:
         link = await eth0(table)
         assert not await table.read_is_local(address)
-        await table.add(address, address.max_prefixlen, link)
+        assert await edit(table, Put(address, address.max_prefixlen, link)) == [""]
         assert await marked(table) == [
             Address(*(address, address.max_prefixlen, link.index), marked=True, deprecated=True, prefix_route=False)
         ]
         await until_local(table, address)
-        await table.add(address, address.max_prefixlen, link, 3600, renew=True)
+        assert await edit(table, Put(address, address.max_prefixlen, link, 3600, renew=True)) == [""]
         (found,) = await marked(table)
-        await table.remove(found)
+        assert await edit(table, Take(found)) == [""]
         assert await marked(table) == []
         assert not await table.read_is_local(address)
 
@@ -88,37 +94,55 @@ def test_added_address_reads_as_ours(play: Play, address: Ip) -> None:
 
 
 @ADDRESSES
-def test_refusals(play: Play, address: Ip) -> None:
-    """EEXIST for a second adding, EADDRNOTAVAIL for a second removal, ENODEV for a device that is gone."""
+def test_refusals_are_told_one_by_one(play: Play, address: Ip) -> None:
+    """EEXIST for a second adding, EADDRNOTAVAIL for a second removal, ENODEV without the device; others are done."""
+    other = address + 1
 
     async def script(table: AddressTable) -> None:
         link = await eth0(table)
-        await table.add(address, address.max_prefixlen, link)
-        with pytest.raises(FileExistsError):
-            await table.add(address, address.max_prefixlen, link)
-        (found,) = await marked(table)
-        await table.remove(found)
-        with pytest.raises(OSError, match="assign") as refusal:
-            await table.remove(found)
-        assert refusal.value.errno == errno.EADDRNOTAVAIL
-        with pytest.raises(OSError, match="No such device") as refusal:
-            await table.add(address, address.max_prefixlen, Link(999, "gone0", up=True, mac=b""))
-        assert refusal.value.errno == errno.ENODEV
+        put = Put(address, address.max_prefixlen, link)
+        nowhere = Put(address, address.max_prefixlen, Link(999, "gone0", up=True, mac=b""))
+        assert await edit(table, put, put, nowhere, Put(other, address.max_prefixlen, link)) == [
+            *("", "EEXIST", "ENODEV", "")
+        ]
+        found = await marked(table)
+        assert {entry.address for entry in found} == {address, other}
+        assert await edit(table, *map(Take, found), Take(found[0])) == ["", "", "EADDRNOTAVAIL"]
+        assert await edit(table) == []
 
     play(script)
 
 
 def test_same_address_on_two_devices(play: Play) -> None:
-    """Each device may have it; one is removed without the other."""
+    """Each device may have it; one is removed without the other, and put back in the same go."""
     address = ip_address("203.0.113.7")
 
     async def script(table: AddressTable) -> None:
         links = {link.name: link for link in await table.read_links()}
-        for name in ("eth0", "eth1"):
-            await table.add(address, 32, links[name])
+        puts = [Put(address, 32, links[name]) for name in ("eth0", "eth1")]
+        assert await edit(table, *puts) == ["", ""]
         first, second = await marked(table)
-        await table.remove(first)
+        assert await edit(table, Take(first)) == [""]
         assert await marked(table) == [second]
         assert await table.read_is_local(address)
+        assert await edit(table, Take(second), *puts) == ["", "", ""]
+        assert len(await marked(table)) == 2
+
+    play(script)
+
+
+def test_a_thousand_at_once(play: Play) -> None:
+    """All of them are done, told of and read back; with a time limit only some, and these are the first."""
+    addresses = [ip_address("10.9.0.1") + number for number in range(1000)]
+
+    async def script(table: AddressTable) -> None:
+        link = await eth0(table)
+        assert await edit(table, *(Put(address, 32, link) for address in addresses)) == [""] * 1000
+        found = await marked(table)
+        assert [entry.address for entry in found] == addresses
+        codes = await table.edit([Take(entry) for entry in found], 1e-9)
+        assert codes == [0] * len(codes)
+        assert len(codes) > 0
+        assert [entry.address for entry in await marked(table)] == addresses[len(codes) :]
 
     play(script)

@@ -5,7 +5,7 @@ harmless; a key that cannot be done fails alone, and `observe(keys)` shows no mo
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -16,8 +16,8 @@ import pytest
 
 from littlelb.announce.probe import LanProber
 from littlelb.core.interfaces import Phase, Target
-from littlelb.core.model import Backend, Forward, Frontend, Placement, Protocol
-from littlelb.core.plan import Changes, Failure, diff
+from littlelb.core.model import Backend, Forward, Frontend, Ip, Placement, Protocol
+from littlelb.core.plan import Changes, Failure, Severity, diff
 from littlelb.dataplane.pipe.crew import PipeSettings
 from littlelb.dataplane.pipe.plane import PipePlane
 from littlelb.host.address import AddressTarget
@@ -57,16 +57,38 @@ def play_address(script: Script, _folder: Path) -> None:
 
     async def main() -> None:
         async with Netlink() as netlink:
-            target = AddressTarget(netlink, LanProber())
+            target = PatientTarget(netlink, LanProber())
+            asking = asyncio.create_task(target.run())
             first, second, third = (ip_address(f"203.0.113.{number}") for number in (7, 8, 9))
             placed = Placement("eth0", 32)
             subject = Subject(
                 target, (first, placed), (second, placed), Placement("eth0", 24), (third, Placement("no0", 32))
             )
             await script(subject)
+            asking.cancel()
 
     with Lan(clients=0, backends=0) as lan:
         lan.balancer.call(lambda: asyncio.run(main()))
+
+
+class PatientTarget(AddressTarget):
+    """Tries again what waits for the answers of the LAN, as the loop does when it is woken."""
+
+    async def apply(self, changes: Changes[Ip, Placement]) -> Mapping[Ip, Failure]:
+        """Apply until nothing waits."""
+        failures: dict[Ip, Failure] = {}
+        async with asyncio.timeout(10):
+            while True:
+                failed = await super().apply(changes)
+                waiting = [ip for ip, failure in failed.items() if failure.severity is Severity.WAITING]
+                failures |= {ip: failure for ip, failure in failed.items() if ip not in waiting}
+                if not waiting:
+                    return failures
+                changes = Changes(
+                    add={ip: changes.add[ip] for ip in waiting if ip in changes.add},
+                    change={ip: changes.change[ip] for ip in waiting if ip in changes.change},
+                )
+                await asyncio.sleep(0.01)
 
 
 def play_pipe(script: Script, folder: Path) -> None:

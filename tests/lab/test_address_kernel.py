@@ -16,10 +16,11 @@ from pyroute2 import AsyncIPRoute
 from littlelb.announce.packets import ETHERTYPE_ARP, ETHERTYPE_IPV6, parse_arp, parse_frame, parse_neighbour
 from littlelb.announce.probe import LanProber
 from littlelb.core.model import Ip, Placement
-from littlelb.core.plan import Changes, Failure, diff
+from littlelb.core.plan import Changes, Failure, Severity, diff
 from littlelb.core.reasons import Reason
 from littlelb.host.address import AddressTarget
-from littlelb.host.netlink import PROTOCOL, Netlink
+from littlelb.host.netlink import Netlink
+from littlelb.host.rtnl import PROTOCOL
 from littlelb.host.sysctl import find_obstacles
 from littlelb.testing.lan import Lan, lan_address, vip
 from littlelb.testing.netns import Namespace
@@ -41,14 +42,22 @@ def with_target(
 
     async def main() -> None:
         async with Netlink(mark_by_protocol=mark_by_protocol) as netlink:
-            await script(AddressTarget(netlink, LanProber()))
+            target = AddressTarget(netlink, LanProber())
+            asking = asyncio.create_task(target.run())
+            await script(target)
+            asking.cancel()
 
     box.call(lambda: asyncio.run(main()))
 
 
 async def repair(target: AddressTarget, wanted: Mapping[Ip, Placement]) -> Mapping[Ip, Failure]:
-    """Make one pass: read the world, compare, apply."""
-    return await target.apply(diff(wanted, await target.observe(None)))
+    """Make passes (read the world, compare, apply) until nothing waits for the answers of the LAN any more."""
+    async with asyncio.timeout(30):
+        while True:
+            failures = await target.apply(diff(wanted, await target.observe(None)))
+            if all(failure.severity is not Severity.WAITING for failure in failures.values()):
+                return failures
+            await asyncio.sleep(0.01)
 
 
 def shown(box: Namespace, address: Ip) -> list[dict[str, Any]]:
@@ -300,17 +309,22 @@ def test_why_not_the_prefix_of_the_link(lan: Lan) -> None:
 
 
 def test_broken_netlink_socket_is_replaced(lan: Lan) -> None:
-    """An error of the netlink socket itself costs one reading, not all that follow."""
+    """An error of a netlink socket itself costs one reading, not all that follow."""
 
     async def main() -> None:
         async with Netlink() as netlink:
-            before = await netlink.read_addresses()
+            before = await netlink.read_addresses(), await netlink.read_links()
             broken = netlink._route
             broken.status["error"] = OSError(errno.ENOBUFS, "No buffer space available")
             broken._error_event.set()
             with pytest.raises(OSError, match="buffer"):
+                await netlink.read_links()
+            channel = netlink._conversation._socket
+            assert channel is not None
+            channel.close()
+            with pytest.raises(OSError, match="Bad file descriptor"):
                 await netlink.read_addresses()
-            assert await netlink.read_addresses() == before
+            assert (await netlink.read_addresses(), await netlink.read_links()) == before
             assert netlink._route is not broken
 
     lan.balancer.call(lambda: asyncio.run(main()))
@@ -351,9 +365,14 @@ from littlelb.host.netlink import Netlink
 async def main():
     async with Netlink() as netlink:
         target = AddressTarget(netlink, LanProber())
+        asking = asyncio.create_task(target.run())
         held = await target.observe(None)
         new = {ipaddress.ip_address("203.0.113.8"): Placement(device="eth0", prefix_length=32)}
-        failures = await target.apply(Changes(add=new, remove=held))
+        failures = dict(await target.apply(Changes(add=new, remove=held)))
+        async with asyncio.timeout(10):
+            while any(failure.severity == "waiting" for failure in failures.values()):
+                await asyncio.sleep(0.01)
+                failures |= await target.apply(Changes(add=new))
         for address, failure in failures.items():
             print(address, failure.reason, failure.severity, "CAP_NET_ADMIN" in failure.message)
 

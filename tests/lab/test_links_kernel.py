@@ -8,7 +8,7 @@ import pytest
 
 from littlelb.announce.target import AnnounceTarget
 from littlelb.core.model import Announcement, HostFacts, Ip, Listener, Placement, Protocol
-from littlelb.core.plan import Changes, diff
+from littlelb.core.plan import Changes, Severity, diff
 from littlelb.host.address import AddressTarget
 from littlelb.host.links import LinkMonitor, Reactions, open_notifications
 from littlelb.host.listeners import ListenerScan
@@ -59,8 +59,12 @@ class Daemon:
         self.changed.set()
 
     async def repair(self) -> None:
-        """Make one pass."""
-        await self.target.apply(diff(self.wanted, await self.target.observe(None)))
+        """Make passes until nothing waits for the answers of the LAN."""
+        while True:
+            failures = await self.target.apply(diff(self.wanted, await self.target.observe(None)))
+            if all(failure.severity is not Severity.WAITING for failure in failures.values()):
+                return
+            await asyncio.sleep(0.001)
 
     async def until(self, state: Callable[[], bool]) -> None:
         """Wait until the state is there, repairing at every wake; fail at the deadline."""
@@ -84,13 +88,15 @@ def with_daemon(lan: Lan, script: Callable[[Daemon], Awaitable[None]], buffer: i
             reactions = Reactions(daemon.tell, daemon.hint, daemon.link_back, daemon.target.expects)
             monitor = LinkMonitor("eth0", netlink, reactions, open_socket=lambda: open_notifications(buffer))
             running = asyncio.create_task(monitor.run())
+            asking = asyncio.create_task(daemon.target.run())
             try:
                 await daemon.until(lambda: bool(daemon.facts))
                 await script(daemon)
                 assert not running.done()
             finally:
                 running.cancel()
-                await asyncio.gather(running, return_exceptions=True)
+                asking.cancel()
+                await asyncio.gather(running, asking, return_exceptions=True)
 
     lan.balancer.call(lambda: asyncio.run(main()))
 

@@ -106,6 +106,7 @@ class Daemon:
         tasks = {
             **parts.source.tasks(),
             "host facts": parts.monitor.run(),
+            "questions to the LAN": parts.address.run(),
             "loop": parts.loop.run(),
             "first sync": self._await_source(),
             "state file": self._save(),

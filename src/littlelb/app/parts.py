@@ -185,6 +185,11 @@ class _Wires:
         if self.parts is not None:
             self.parts.loop.hint()
 
+    def look_again(self, addresses: frozenset[Ip]) -> None:
+        """What these addresses waited for has happened."""
+        if self.parts is not None:
+            self.parts.loop.look_again(addresses)
+
     def outcome(self, failed: bool) -> None:
         """A deferred write failed, or was made good."""
         if self.parts is not None:
@@ -222,7 +227,7 @@ async def build_parts(config: Config, clock: SystemClock, netlink: Netlink) -> P
     store = Store(config.settings(), replace(facts, api_servers=servers), wires.wake)
     plane = PipePlane(pipe_settings(config), wires.name_listener, wires.hint)
     scan = ListenerScan(lambda: plane.pids | {os.getpid()}, protocols=FORWARDED[Plane.PIPE])
-    address = AddressTarget(netlink, LanProber())
+    address = AddressTarget(netlink, LanProber(), wires.look_again)
     announce = AnnounceTarget()
     reconciler = Reconciler(store, [], clock)
     reactions = Reactions(partial(_tell_host, store, servers), wires.hint, announce.forget, address.expects)

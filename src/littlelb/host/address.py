@@ -4,18 +4,21 @@
                                    │ no
                           held by us before? ──yes──► add (a repair asks nobody)
                                    │ no
-                          ask the LAN (600 ms, all at once) ──somebody has it──► Failure naming the MAC address
-                                   │ free
-                                  add: host prefix, deprecated, no prefix route, marked (host.netlink)
+                          known to be free? ──not yet──► it waits, and the LAN is asked beside the passes (host.inquiry)
+                                   │ yes        └─ somebody has it ──► Failure naming the MAC address
+                                  add: host prefix, deprecated, no prefix route, marked (host.rtnl)
 
 A host prefix, because an address with the subnet's own length can become the primary one when the host's address is
-renewed, and take the connected route and the source of the host's traffic with it.
+renewed, and take the connected route and the source of the host's traffic with it. A pass adds as many as a fraction of
+a second allows; the others wait for the next pass, so that nothing else waits for them.
 """
 
 import errno
-from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import structlog
@@ -23,10 +26,11 @@ import structlog
 from littlelb.core.errors import Transient
 from littlelb.core.interfaces import Phase, Prober
 from littlelb.core.model import Ip, Placement
-from littlelb.core.plan import Changes, Failure, Severity
-from littlelb.core.reasons import Reason
+from littlelb.core.plan import Changes, Failure
 from littlelb.core.state import DesiredState
-from littlelb.host.netlink import FOREVER, Address, Link
+from littlelb.host.inquiry import Inquiry
+from littlelb.host.refusals import about_to_be_put, being_asked, conflict, explain, missing
+from littlelb.host.rtnl import FOREVER, Address, Edit, Link, Put, Take
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +39,13 @@ ALTERED = Placement(device="", prefix_length=0)
 
 _MANY = 32
 """From here on one dump of all addresses is cheaper than a lookup for each."""
-_GONE = frozenset({errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENXIO})
+_CHUNK = 256
+"""So many addresses are thought about between two turns of the event loop."""
+_BUDGET_SECONDS = 0.25
+"""What one pass may spend on putting addresses on devices."""
+_NAMED = 20
+"""From more on the log counts addresses instead of naming each."""
+_GONE = frozenset({0, errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENXIO})
 
 
 class AddressTable(Protocol):
@@ -53,14 +63,8 @@ class AddressTable(Protocol):
         """Is the address on this machine?"""
         ...
 
-    async def add(
-        self, address: Ip, prefix_length: int, link: Link, valid_seconds: int = FOREVER, *, renew: bool = False
-    ) -> None:
-        """Put it on the device, marked."""
-        ...
-
-    async def remove(self, found: Address) -> None:
-        """Take it off."""
+    async def edit(self, edits: Sequence[Edit], seconds: float | None = None) -> list[int]:
+        """Put and take, in order; return an errno (0: done) for each that there was time for, at least one."""
         ...
 
 
@@ -82,15 +86,30 @@ class AddressTarget:
 
     phase = Phase.ADDRESS
 
-    def __init__(self, table: AddressTable, prober: Prober, *, valid_seconds: int = FOREVER) -> None:
-        """`valid_seconds`: how long the kernel keeps an address that nobody renews (`renew`); default for ever."""
-        self._table = table
-        self._prober = prober
+    def __init__(
+        self,
+        table: AddressTable,
+        prober: Prober,
+        wake: Callable[[frozenset[Ip]], None] = lambda _addresses: None,
+        *,
+        valid_seconds: int = FOREVER,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`wake` is called with addresses that waited and are to be tried again.
+
+        `valid_seconds`: how long the kernel keeps an address that nobody renews (`renew`); default for ever.
+        """
+        self._table, self._wake, self._monotonic = table, wake, monotonic
+        self._inquiry = Inquiry(prober, wake, monotonic)
         self._valid_seconds = valid_seconds
         self._held: dict[Ip, Placement] = {}
         self._entries: dict[Ip, list[Address]] = {}
         self._used: dict[Ip, Placement] = {}
         self._known: set[Ip] = set()
+
+    async def run(self) -> None:
+        """Ask the LAN what has to be asked, for ever."""
+        await self._inquiry.run()
 
     def wanted(self, state: DesiredState) -> Mapping[Ip, Placement]:
         """Select the placements."""
@@ -111,10 +130,8 @@ class AddressTarget:
         return {key: value for key in keys if (value := self._held.get(key) or self._used.get(key)) is not None}
 
     async def apply(self, changes: Changes[Ip, Placement]) -> Mapping[Ip, Failure]:
-        """Remove, then change and repair, then ask the LAN and add; each address by itself."""
-        failures: dict[Ip, Failure] = {}
-        for address in changes.remove:
-            await self._attempt(address, None, failures)
+        """Remove, then change, repair and add; each address by itself. Never waits for the LAN."""
+        failures = await self._withdraw(changes.remove)
         wanted = {**changes.change, **changes.add}
         if not wanted:
             return failures
@@ -122,29 +139,24 @@ class AddressTarget:
         anew = {address: want for address, want in changes.change.items() if self._used.pop(address, None)}
         try:
             links = {link.name: link for link in await self._table.read_links()}
-            strangers = await self._find_strangers({**changes.add, **anew}, links)
-            # What is put back does not wait for answers of the LAN.
-            for address in [address for address in wanted if address not in strangers]:
-                await self._settle(address, wanted.pop(address), links, failures)
-            conflicts = await self._ask(strangers)
+            verdicts = self._inquiry.judge(await self._find_strangers({**changes.add, **anew}, links))
+            failures |= {ip: missing(ip, want.device) for ip, want in wanted.items() if want.device not in links}
+            failures |= {address: conflict(address, mac) for address, mac in verdicts.taken.items()}
+            failures |= {address: being_asked(address) for address in verdicts.waiting}
+            ready = {ip: want for ip, want in wanted.items() if ip not in failures and ip not in self._used}
+            failures |= await self._place(ready, links)
         except OSError as error:
-            return failures | {address: explain(error, address, want.device) for address, want in wanted.items()}
-        for address, want in wanted.items():
-            if address in conflicts:
-                failures[address] = _conflict(address, conflicts[address])
-            else:
-                await self._settle(address, want, links, failures)
+            failed = {address: explain(error, address, want.device) for address, want in wanted.items()}
+            return failed | failures
         return failures
 
     async def renew(self) -> None:
         """Give every address of ours its full lifetime again; raises `Transient` when the kernel says no."""
         try:
             links = {link.name: link for link in await self._table.read_links()}
-            for address, placement in self._held.items():
-                if placement.device in links:
-                    await self._table.add(
-                        address, placement.prefix_length, links[placement.device], self._valid_seconds, renew=True
-                    )
+            held = [(ip, want, links[want.device]) for ip, want in self._held.items() if want.device in links]
+            puts = [Put(ip, want.prefix_length, link, self._valid_seconds, renew=True) for ip, want, link in held]
+            _raise_first(await self._table.edit(puts))
         except OSError as error:
             raise Transient(f"cannot renew the lifetime of our addresses: {error.strerror}") from error
 
@@ -152,12 +164,11 @@ class AddressTarget:
         """Remove every address that bears our mark, on any device; `dry_run` only lists them. Raises OSError."""
         names = {link.index: link.name for link in await self._table.read_links()}
         await self._read()
-        gone: list[Removed] = []
-        for entry in [entry for entries in self._entries.values() for entry in entries]:
-            if not dry_run:
-                await self._remove(entry)
-            gone.append(Removed(entry.address, entry.prefix_length, names.get(entry.index, "?")))
-        return tuple(gone)
+        entries = [entry for entries in self._entries.values() for entry in entries]
+        if not dry_run:
+            codes = await self._table.edit([Take(entry) for entry in entries])
+            _raise_first(code for code in codes if code not in _GONE)
+        return tuple(Removed(entry.address, entry.prefix_length, names.get(entry.index, "?")) for entry in entries)
 
     async def _read(self) -> None:
         try:
@@ -175,85 +186,138 @@ class AddressTarget:
         self._used = {ip: want for ip, want in self._used.items() if (ip, want.device) in unmarked}
         self._known |= self._held.keys()
 
-    async def _settle(
-        self, address: Ip, want: Placement, links: Mapping[str, Link], failures: dict[Ip, Failure]
-    ) -> None:
-        if want.device not in links:
-            failures[address] = _missing(address, want.device)
-        elif address not in self._used:
-            await self._attempt(address, (want, links[want.device]), failures)
-
     async def _find_strangers(self, added: Mapping[Ip, Placement], links: Mapping[str, Link]) -> Mapping[Ip, Placement]:
         """Select those that we have never held and this machine has not: others may have them."""
         candidates = {ip: want for ip, want in added.items() if ip not in self._used and want.device in links}
-        here = await self._read_local(candidates.keys())
-        if here:
-            await self._notice_used({address: added[address] for address in here}, links)
+        here = await self._notice_local(candidates, links)
         return {ip: want for ip, want in candidates.items() if ip not in here and ip not in self._known}
 
-    async def _ask(self, strangers: Mapping[Ip, Placement]) -> Mapping[Ip, str]:
-        by_device: dict[str, set[Ip]] = {}
-        for address, want in strangers.items():
-            by_device.setdefault(want.device, set()).add(address)
-        conflicts: dict[Ip, str] = {}
-        for device, addresses in by_device.items():
-            conflicts.update(await self._prober.probe(device, frozenset(addresses)))
-        return conflicts
-
-    async def _read_local(self, addresses: AbstractSet[Ip]) -> set[Ip]:
-        if len(addresses) > _MANY:
-            return {*addresses} & {entry.address for entry in await self._table.read_addresses()}
-        return {address for address in addresses if await self._table.read_is_local(address)}
-
-    async def _notice_used(self, local: Mapping[Ip, Placement], links: Mapping[str, Link]) -> None:
+    async def _notice_local(self, candidates: Mapping[Ip, Placement], links: Mapping[str, Link]) -> set[Ip]:
+        """Find those that this machine has already; what somebody else put on the wanted device is used."""
+        if len(candidates) <= _MANY and not [ip for ip in candidates if await self._table.read_is_local(ip)]:
+            return set()
+        here: set[Ip] = set()
+        used: dict[Ip, Placement] = {}
         for entry in await self._table.read_addresses():
-            want = local.get(entry.address)
-            if want is not None and not entry.marked and entry.index == links[want.device].index:
-                self._used[entry.address] = want
-                log.info("address.used", address=str(entry.address), device=want.device)
+            want = candidates.get(entry.address)
+            if want is not None:
+                here.add(entry.address)
+                if not entry.marked and entry.index == links[want.device].index:
+                    used[entry.address] = want
+        self._used |= used
+        _report("address.used", used)
+        return here
 
-    async def _attempt(self, address: Ip, goal: tuple[Placement, Link] | None, failures: dict[Ip, Failure]) -> None:
-        try:
-            if goal is None:
-                await self._withdraw(address)
+    async def _place(self, ready: Mapping[Ip, Placement], links: Mapping[str, Link]) -> dict[Ip, Failure]:
+        """Put as many on their devices as there is time for; the others wait for the next pass."""
+        deadline = self._monotonic() + _BUDGET_SECONDS
+        failures: dict[Ip, Failure] = {}
+        late: list[Ip] = []
+        for start in range(0, len(ready), _CHUNK):
+            chunk = dict(islice(ready.items(), start, start + _CHUNK))
+            left = deadline - self._monotonic()
+            if left > 0:
+                late += await self._place_chunk(chunk, links, left, failures)
             else:
-                await self._place(address, *goal)
-        except OSError as error:
+                late += chunk
+        if late:
+            failures |= {address: about_to_be_put(address, ready[address].device) for address in late}
+            self._wake(frozenset(late))
+        return failures
+
+    async def _place_chunk(
+        self, chunk: Mapping[Ip, Placement], links: Mapping[str, Link], seconds: float, failures: dict[Ip, Failure]
+    ) -> list[Ip]:
+        """Return those for which there was no time."""
+        edits: list[Edit] = []
+        for address, want in chunk.items():
+            edits += [Take(entry) for entry in self._entries.pop(address, ())]
+            edits.append(Put(address, want.prefix_length, links[want.device], self._valid_seconds))
+        self._held |= chunk  # before the kernel's own events say so: see `expects`
+        try:
+            codes = await self._table.edit(edits, seconds)
+        except OSError:
+            self._doubt(chunk)
+            raise
+        late: list[Ip] = []
+        placed: dict[Ip, Placement] = {}
+        for at, edit in enumerate(edits):
+            match edit:
+                case Put(address=address) if at >= len(codes):
+                    late.append(address)
+                case Put(address=address) if address not in failures:
+                    self._enter(edit, codes[at], placed, failures)
+                case Take(found=found) if at < len(codes) and codes[at] not in _GONE:
+                    failures[found.address] = explain(_error(codes[at]), found.address, chunk[found.address].device)
+        self._doubt([*late, *(address for address in chunk if address in failures)])
+        self._used |= (used := {ip: want for ip, want in placed.items() if ip not in self._entries})
+        _report("address.used", used)
+        _report("address.added", {ip: want for ip, want in placed.items() if ip in self._entries})
+        return late
+
+    def _enter(self, put: Put, code: int, placed: dict[Ip, Placement], failures: dict[Ip, Failure]) -> None:
+        address, index = put.address, put.link.index
+        match code:
+            case 0:
+                placed[address] = self._held[address]
+                self._known.add(address)
+                self._entries[address] = [
+                    Address(address, put.prefix_length, index, marked=True, deprecated=True, prefix_route=False)
+                ]
+            case errno.EEXIST:  # somebody was faster than our look: theirs
+                placed[address] = self._held.pop(address)
+            case _:
+                failures[address] = explain(_error(code), address, put.link.name)
+
+    async def _withdraw(self, removed: Mapping[Ip, Placement]) -> dict[Ip, Failure]:
+        failures: dict[Ip, Failure] = {}
+        for start in range(0, len(removed), _CHUNK):
+            chunk = list(islice(removed, start, start + _CHUNK))
+            self._inquiry.forget((removed[address].device, address) for address in chunk)
+            for address in chunk:
+                self._used.pop(address, None)
+                self._known.discard(address)
+            self._doubt(chunk)  # before the kernel's own events say so: see `expects`
+            edits = [Take(entry) for address in chunk for entry in self._entries.get(address, ())]
+            try:
+                codes = await self._table.edit(edits)
+            except OSError as error:
+                codes = [error.errno or errno.EIO] * len(edits)
+            failed = {
+                edit.found.address: explain(_error(code), edit.found.address, "its device")
+                for edit, code in zip(edits, codes, strict=True)
+                if code not in _GONE
+            }
+            failures |= failed
+            gone = {ip: removed[ip] for ip in chunk if ip not in failed and self._entries.pop(ip, [])}
+            _report("address.removed", gone)
+        return failures
+
+    def _doubt(self, addresses: Iterable[Ip]) -> None:
+        """Nothing is believed to be there."""
+        for address in addresses:
             self._held.pop(address, None)
-            failures[address] = explain(error, address, goal[0].device if goal else "its device")
 
-    async def _withdraw(self, address: Ip) -> None:
-        self._used.pop(address, None)
-        self._known.discard(address)
-        self._held.pop(address, None)  # before the kernel's own event says so: see `expects`
-        for entry in self._entries.get(address, []):
-            await self._remove(entry)
-        if self._entries.pop(address, None):
-            log.info("address.removed", address=str(address))
 
-    async def _place(self, address: Ip, want: Placement, link: Link) -> None:
-        self._held[address] = want  # before the kernel's own event says so: see `expects`
-        for entry in self._entries.pop(address, []):
-            await self._remove(entry)
-        try:
-            await self._table.add(address, want.prefix_length, link, self._valid_seconds)
-        except FileExistsError:  # somebody was faster than our look: theirs
-            del self._held[address]
-            self._used[address] = want
-            log.info("address.used", address=str(address), device=want.device)
-            return
-        self._entries[address] = [
-            Address(address, want.prefix_length, link.index, marked=True, deprecated=True, prefix_route=False)
-        ]
-        self._known.add(address)
-        log.info("address.added", address=str(address), device=want.device, prefix_length=want.prefix_length)
+def _error(code: int) -> OSError:
+    return OSError(code, os.strerror(code))
 
-    async def _remove(self, entry: Address) -> None:
-        try:
-            await self._table.remove(entry)
-        except OSError as error:
-            if error.errno not in _GONE:
-                raise
+
+def _raise_first(codes: Iterable[int]) -> None:
+    """Raise OSError for the first edit that was refused."""
+    for code in codes:
+        if code:
+            raise _error(code)
+
+
+def _report(event: str, addresses: Mapping[Ip, Placement]) -> None:
+    """Write a line for each, or one for many."""
+    if len(addresses) > _NAMED:
+        first = next(iter(addresses))
+        log.info(event, count=len(addresses), first=str(first), device=addresses[first].device)
+        return
+    for address, placement in addresses.items():
+        log.info(event, address=str(address), device=placement.device, prefix_length=placement.prefix_length)
 
 
 def _placement(entries: list[Address], names: Mapping[int, str]) -> Placement:
@@ -261,26 +325,3 @@ def _placement(entries: list[Address], names: Mapping[int, str]) -> Placement:
     if len(entries) > 1 or not entry.deprecated or entry.prefix_route:
         return ALTERED
     return Placement(device=names.get(entry.index, ""), prefix_length=entry.prefix_length)
-
-
-def _missing(address: Ip, device: str) -> Failure:
-    return Failure(Reason.FAILED, f"{address} cannot be held: the link device {device} does not exist; it is awaited")
-
-
-def _conflict(address: Ip, mac: str) -> Failure:
-    return Failure(Reason.ADDRESS_CONFLICT, f"{address} is already in use on the LAN by {mac}")
-
-
-def explain(error: OSError, address: Ip, device: str) -> Failure:
-    """Turn the kernel's refusal into a sentence for the owner of the Service."""
-    match error.errno:
-        case errno.EPERM:
-            text = f"not permitted to change {address} on {device}: grant the capability CAP_NET_ADMIN, or run as root"
-            return Failure(Reason.NOT_PERMITTED, text, Severity.PERMANENT)
-        case errno.EACCES if address.version == 6:
-            text = f"{address} cannot be held: IPv6 is off on {device}; set net.ipv6.conf.{device}.disable_ipv6 to 0"
-            return Failure(Reason.FAILED, text, Severity.PERMANENT)
-        case errno.ENODEV | errno.ENXIO:
-            return _missing(address, device)
-        case _:
-            return Failure(Reason.FAILED, f"the kernel refused {address} on {device}: {error.strerror}")

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from littlelb.core.errors import Transient
 from littlelb.core.model import HostFacts, Ip, Listener
-from littlelb.host.netlink import Address, Link, Route
+from littlelb.host.rtnl import Address, Link, Route
 
 
 class Tables(Protocol):

@@ -21,7 +21,7 @@ from littlelb.core.errors import Transient
 from littlelb.core.model import HostFacts, Ip, Listener
 from littlelb.host.events import AddressEvent, Event, parse_events
 from littlelb.host.facts import Tables, compute_facts, read_world
-from littlelb.host.netlink import Link
+from littlelb.host.rtnl import Link
 
 log = structlog.get_logger(__name__)
 

@@ -2,23 +2,26 @@
 
 import errno
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from littlelb.core.model import Ip
-from littlelb.host.netlink import FOREVER, Address, Link, Route
+from littlelb.host.rtnl import Address, Edit, Link, Put, Route
 
 ETH0, ETH1 = Link(2, "eth0", up=True, mac=b"\x02\x00\x5e\x00\x53\x01"), Link(3, "eth1", up=True, mac=b"")
 
 
 @dataclass
 class FakeKernel:
-    """Adds and removes as the kernel does: EEXIST, EADDRNOTAVAIL, ENODEV; `refusals` are raised by address."""
+    """Puts and takes as the kernel does: EEXIST, EADDRNOTAVAIL, ENODEV; `refusals` are errnos by address."""
 
     links: list[Link] = field(default_factory=lambda: [ETH0, ETH1])
     addresses: list[Address] = field(default_factory=list)
     routes: list[Route] = field(default_factory=list)
     refusals: dict[Ip, int] = field(default_factory=dict)
     unreadable: int = 0
+    in_time: int | None = None
+    """How many edits there is time for in one go; None: any number."""
     renewed: list[tuple[Ip, int]] = field(default_factory=list)
 
     async def read_links(self) -> list[Link]:
@@ -41,37 +44,38 @@ class FakeKernel:
         self._readable()
         return any(entry.address == address for entry in self.addresses)
 
-    async def add(
-        self, address: Ip, prefix_length: int, link: Link, valid_seconds: int = FOREVER, *, renew: bool = False
-    ) -> None:
-        """Add it, marked."""
-        self._permit(address)
-        if link not in self.links:
-            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
-        made = Address(address, prefix_length, link.index, marked=True, deprecated=True, prefix_route=False)
-        if renew:
-            self.renewed.append((address, valid_seconds))
-            return
-        if any(_same(entry, made) for entry in self.addresses):
-            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
-        self.addresses.append(made)
+    async def edit(self, edits: Sequence[Edit], seconds: float | None = None) -> list[int]:
+        """Put and take; with a time given, only the first `in_time` of them."""
+        self._readable()
+        done = list(edits) if seconds is None else list(edits)[: self.in_time]
+        return [self._put(edit) if isinstance(edit, Put) else self._take(edit.found) for edit in done]
 
-    async def remove(self, found: Address) -> None:
-        """Remove it."""
-        self._permit(found.address)
+    def _put(self, put: Put) -> int:
+        if put.address in self.refusals:
+            return self.refusals[put.address]
+        if put.link not in self.links:
+            return errno.ENODEV
+        made = Address(put.address, put.prefix_length, put.link.index, marked=True, deprecated=True, prefix_route=False)
+        if put.renew:
+            self.renewed.append((put.address, put.valid_seconds))
+            return 0
+        if any(_same(entry, made) for entry in self.addresses):
+            return errno.EEXIST
+        self.addresses.append(made)
+        return 0
+
+    def _take(self, found: Address) -> int:
+        if found.address in self.refusals:
+            return self.refusals[found.address]
         kept = [entry for entry in self.addresses if not _same(entry, found)]
         if len(kept) == len(self.addresses):
-            raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+            return errno.EADDRNOTAVAIL
         self.addresses = kept
+        return 0
 
     def _readable(self) -> None:
         if self.unreadable:
             raise OSError(self.unreadable, os.strerror(self.unreadable))
-
-    def _permit(self, address: Ip) -> None:
-        if address in self.refusals:
-            code = self.refusals[address]
-            raise OSError(code, os.strerror(code))
 
 
 def _same(one: Address, other: Address) -> bool:

@@ -1,6 +1,8 @@
 """The ADDRESS target against a kernel in memory: what is asked, added, used, removed, and how refusals read."""
 
+import asyncio
 import errno
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
@@ -12,11 +14,12 @@ from hypothesis import strategies as st
 from littlelb.core.errors import Transient
 from littlelb.core.interfaces import Phase
 from littlelb.core.model import Ip, Placement
-from littlelb.core.plan import Changes, Severity, diff
+from littlelb.core.plan import Changes, Failure, Severity, diff
 from littlelb.core.reasons import Reason
 from littlelb.core.state import DesiredState
-from littlelb.host.address import ALTERED, AddressTarget, explain
-from littlelb.host.netlink import Address, Link
+from littlelb.host.address import ALTERED, AddressTarget
+from littlelb.host.inquiry import VALID_SECONDS
+from littlelb.host.rtnl import Address, Edit, Link
 from littlelb.testing.fake_kernel import ETH0, ETH1, FakeKernel
 
 if TYPE_CHECKING:
@@ -45,10 +48,25 @@ def on(device: str, *addresses: Ip) -> dict[Ip, Placement]:
     return {ip: Placement(device=device, prefix_length=ip.max_prefixlen) for ip in addresses}
 
 
-async def make_so(target: AddressTarget, wanted: "Mapping[Ip, Placement]") -> dict[Ip, str]:
+async def one_pass(target: AddressTarget, wanted: "Mapping[Ip, Placement]") -> dict[Ip, str]:
     """Make one pass; return the failures' texts."""
     failures = await target.apply(diff(wanted, await target.observe(None)))
     return {ip: failure.message for ip, failure in failures.items()}
+
+
+async def make_so(target: AddressTarget, wanted: "Mapping[Ip, Placement]") -> dict[Ip, str]:
+    """Make passes until nothing waits any more; return the failures' texts of the last one."""
+    asking = asyncio.create_task(target.run())
+    try:
+        async with asyncio.timeout(5):
+            while True:
+                failures = await target.apply(diff(wanted, await target.observe(None)))
+                if all(failure.severity is not Severity.WAITING for failure in failures.values()):
+                    return {ip: failure.message for ip, failure in failures.items()}
+                await asyncio.sleep(0)
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
 
 
 async def test_held_observed_and_removed(kernel: FakeKernel) -> None:
@@ -71,12 +89,16 @@ async def test_held_observed_and_removed(kernel: FakeKernel) -> None:
 async def test_conflict_stops_only_the_address_at_fault(kernel: FakeKernel) -> None:
     """All additions are asked for at once; the taken one names the MAC, is tried again, and served once it is free."""
     lan = Lan({ONE: "02:00:5e:00:53:99"})
-    target = AddressTarget(kernel, lan)
-    failures = await target.apply(Changes(add=on("eth0", ONE, TWO)))
+    now = [1000.0]
+    target = AddressTarget(kernel, lan, monotonic=lambda: now[0])
+    assert await make_so(target, on("eth0", ONE, TWO)) == {
+        ONE: "203.0.113.7 is already in use on the LAN by 02:00:5e:00:53:99"
+    }
+    failures = await target.apply(Changes(add=on("eth0", ONE)))
     assert failures[ONE].reason == Reason.ADDRESS_CONFLICT
-    assert failures[ONE].message == "203.0.113.7 is already in use on the LAN by 02:00:5e:00:53:99"
     assert await target.observe(None) == on("eth0", TWO)
     lan.taken.clear()
+    now[0] += VALID_SECONDS
     assert await make_so(target, on("eth0", ONE, TWO)) == {}
     assert lan.asked == [frozenset({ONE, TWO}), frozenset({ONE})]
 
@@ -94,20 +116,51 @@ async def test_repair_and_adoption_ask_nobody(kernel: FakeKernel) -> None:
     assert ONE in await make_so(target, on("eth0", ONE))
 
 
-async def test_a_repair_does_not_wait_for_the_answers_of_the_lan(kernel: FakeKernel) -> None:
-    """While somebody is asked for a new address, what we held is back already."""
-    held: list[set[Ip]] = []
-
-    class Watching(Lan):
-        async def probe(self, device: str, addresses: frozenset[Ip]) -> "Mapping[Ip, str]":
-            held.append({entry.address for entry in kernel.addresses})
-            return await super().probe(device, addresses)
-
-    target = AddressTarget(kernel, Watching())
+async def test_no_pass_waits_for_the_lan(kernel: FakeKernel) -> None:
+    """What has to be asked for waits, with its reason and without being a failure; what we held is back already."""
+    target = AddressTarget(kernel, Lan())
     await make_so(target, on("eth0", ONE))
     kernel.addresses = []
-    assert await make_so(target, on("eth0", ONE, TWO)) == {}
-    assert held == [set(), {ONE}]
+    failures = await target.apply(diff(on("eth0", ONE, TWO), await target.observe(None)))
+    assert failures == {TWO: Failure(Reason.PENDING, f"asking the LAN whether {TWO} is free", Severity.WAITING)}
+    assert [entry.address for entry in kernel.addresses] == [ONE]
+    assert not target.expects(TWO)
+
+
+async def test_more_than_there_is_time_for_waits_for_the_next_pass(kernel: FakeKernel) -> None:
+    """It is tried again at once, by name; meanwhile other things have their turn."""
+    kernel.in_time = 10
+    woken: list[frozenset[Ip]] = []
+    many = on("eth0", *(IPv4Address("203.0.113.0") + n for n in range(1, 26)))
+    kernel.addresses = [Address(ip, 32, 2, marked=True, deprecated=True, prefix_route=False) for ip in many]
+    target = AddressTarget(kernel, Lan(), woken.append)
+    await target.observe(None)
+    kernel.addresses = []
+    left = [len(await one_pass(target, many)) for _ in range(3)]
+    assert left == [15, 5, 0]
+    assert [len(addresses) for addresses in woken] == [15, 5]
+    assert all(ip in many and ip not in list(many)[:10] for ip in woken[0])
+
+
+async def test_a_long_list_is_placed_chunk_by_chunk_until_the_time_is_over() -> None:
+    """A pass ends within its budget, whatever is left."""
+    now = [1000.0]
+
+    class Slow(FakeKernel):
+        async def edit(self, edits: Sequence[Edit], seconds: float | None = None) -> list[int]:
+            now[0] += 0.1
+            return await super().edit(edits, seconds)
+
+    slow = Slow()
+    many = on("eth0", *(IPv4Address("10.7.0.0") + n for n in range(1, 1001)))
+    slow.addresses = [Address(ip, 32, 2, marked=True, deprecated=True, prefix_route=False) for ip in many]
+    target = AddressTarget(slow, Lan(), monotonic=lambda: now[0])
+    await target.observe(None)
+    slow.addresses = []
+    waiting = await one_pass(target, many)
+    assert (len(slow.addresses), len(waiting)) == (768, 232)
+    assert set(waiting.values()) == {f"{ip} is about to be put on eth0, after others" for ip in waiting}
+    assert await one_pass(target, many) == {}
 
 
 async def test_foreign_address_is_used(kernel: FakeKernel) -> None:
@@ -138,6 +191,7 @@ async def test_same_host_prefix_of_somebody_else() -> None:
     hasty = Hasty(addresses=[theirs])
     target = AddressTarget(hasty, Lan())
     assert await make_so(target, on("eth0", ONE)) == {}
+    assert await target.observe(frozenset({ONE})) == on("eth0", ONE)
     assert await make_so(target, {}) == {}
     assert hasty.addresses == [theirs]
 
@@ -193,7 +247,8 @@ async def test_unreadable_kernel(kernel: FakeKernel) -> None:
         await target.observe(None)
     with pytest.raises(Transient, match="cannot renew"):
         await target.renew()
-    assert set(await target.apply(Changes(add=on("eth0", ONE)))) == {ONE}
+    failures = await target.apply(Changes(add=on("eth0", ONE)))
+    assert failures[ONE].severity is Severity.TRANSIENT
 
 
 async def test_lifetime_is_renewed(kernel: FakeKernel) -> None:
@@ -215,21 +270,6 @@ async def test_clean_up_lists_and_removes_only_ours(kernel: FakeKernel) -> None:
     assert len(kernel.addresses) == 3
     assert await target.remove_all() == listed
     assert kernel.addresses == [theirs]
-
-
-@pytest.mark.parametrize(
-    ("code", "address", "text"),
-    [
-        (errno.EPERM, ONE, "CAP_NET_ADMIN"),
-        (errno.EACCES, SIX, "net.ipv6.conf.eth0.disable_ipv6"),
-        (errno.ENODEV, ONE, "does not exist"),
-        (errno.ENOBUFS, ONE, "the kernel refused 203.0.113.7 on eth0: No buffer space available"),
-        (errno.EACCES, ONE, "the kernel refused"),
-    ],
-)
-def test_refusals_hold_the_remedy(code: int, address: Ip, text: str) -> None:
-    """Each refusal of the kernel reads as a sentence with what to do."""
-    assert text in explain(OSError(code, "No buffer space available"), address, "eth0").message
 
 
 entries = st.builds(

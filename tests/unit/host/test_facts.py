@@ -8,7 +8,7 @@ import pytest
 from littlelb.core.errors import Transient
 from littlelb.core.model import HostFacts, Listener, Protocol
 from littlelb.host.facts import compute_facts, read_host_facts
-from littlelb.host.netlink import Address, Route
+from littlelb.host.rtnl import Address, Route
 from littlelb.testing.fake_kernel import ETH0, ETH1, FakeKernel
 
 

@@ -10,7 +10,7 @@ import pytest
 from littlelb.core.model import HostFacts, Ip, Listener, Protocol
 from littlelb.host.events import AddressEvent, TopologyEvent
 from littlelb.host.links import LinkMonitor, Reactions, no_listeners
-from littlelb.host.netlink import Address
+from littlelb.host.rtnl import Address
 from littlelb.testing.fake_kernel import ETH0, ETH1, FakeKernel
 
 OURS, THEIRS = ip_address("203.0.113.7"), ip_address("192.0.2.2")
