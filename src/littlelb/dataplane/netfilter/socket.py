@@ -9,6 +9,7 @@ rules: seconds). Who must not wait calls `commit` in a thread; one call at a tim
 import errno
 import socket
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
@@ -24,7 +25,7 @@ from littlelb.dataplane.netfilter.chains import (
     parse_table,
 )
 from littlelb.dataplane.netfilter.element_reader import parse_elements
-from littlelb.dataplane.netfilter.errors import AnswerLost, DumpInterrupted, refusal
+from littlelb.dataplane.netfilter.errors import AnswerLost, DumpInterrupted, KernelRefusal, refusal
 from littlelb.dataplane.netfilter.sets import Element, SetName, list_elements
 from littlelb.dataplane.netfilter.wire import Malformed, Message
 
@@ -42,6 +43,8 @@ _OVERHEAD: Final = 1 << 10
 _ATTEMPTS: Final = 8
 """At listing something that changes meanwhile."""
 _GENERATION: Final = 1
+_QUESTION: Final = 0
+"""Sequence number of what is no transaction: there is one at a time on a socket."""
 
 
 def open_socket(receive_bytes: int = BUFFER_BYTES) -> socket.socket:
@@ -68,9 +71,10 @@ def resize(sock: socket.socket, size: int, *, forced: int, plain: int) -> int:
 
 
 class NfSocket:
-    """Transactions and lists of nf_tables; a context manager. One thread at a time.
+    """Transactions and lists of nf_tables; a context manager.
 
-    The second of two lists at the same time opens a socket of its own, in the namespace of its thread.
+    `commit` and `generation` share one socket: one thread at a time. Lists have their own, so that one may go on in the
+    loop while a thread commits; the second of two lists at the same time opens another, in its thread's namespace.
     """
 
     def __init__(self, opener: Callable[[], socket.socket] = open_socket) -> None:
@@ -97,18 +101,12 @@ class NfSocket:
         batch = encode_batch(requests, self._sequence, generation)
         self._sequence = batch.next_sequence
         self._make_room(len(batch.datagram))
-        try:
-            self._socket.send(batch.datagram)
-        except BlockingIOError as error:
-            raise AnswerLost("nf_tables: the send buffer is full, though nothing was under way") from error
-        except OSError as error:
-            raise refusal(error.errno or errno.EIO) from error
+        _send(self._socket, batch.datagram)
         _judge(batch, list(_waiting(self._socket)))
 
     def generation(self) -> int:
         """Number of the ruleset's generation: it grows with each transaction of anybody."""
-        (answer,) = self._exchange(Request(Kind.GETGEN, wire.AF_UNSPEC, b""))
-        return wire.parse_number(answer.attributes()[_GENERATION])
+        return _ask_generation(self._socket)
 
     def tables(self, family: int = wire.AF_UNSPEC) -> list[Table]:
         """All tables (of one family), ours and others'."""
@@ -127,14 +125,16 @@ class NfSocket:
         and go meanwhile. Raises KernelRefusal (ENOENT: no such table or set), DumpInterrupted.
         """
         for attempt in range(_ATTEMPTS):
-            before = self.generation()
             parts: list[Message] = []
-            for part in self._dump(list_elements(where)):
-                parts += part
-                if attempt < _ATTEMPTS // 2:
-                    yield []
-            # Lists of elements do not tell by NLM_F_DUMP_INTR that they were changed, as those of tables do.
-            if self.generation() == before and not _interrupted(parts) and not (yield from _any_twice(parts)):
+            with self._lent() as sock:
+                before = _ask_generation(sock)
+                for part in _dump(sock, list_elements(where)):
+                    parts += part
+                    if attempt < _ATTEMPTS // 2:
+                        yield []
+                # Lists of elements do not tell by NLM_F_DUMP_INTR that they were changed, as those of tables do.
+                steady = _ask_generation(sock) == before and not _interrupted(parts)
+            if steady and not (yield from _any_twice(parts)):
                 for message in parts:
                     yield parse_elements(message.payload, 4)
                 return
@@ -148,39 +148,25 @@ class NfSocket:
 
     def _list(self, request: Request) -> list[Message]:
         for _ in range(_ATTEMPTS):
-            messages = [message for part in self._dump(request) for message in part]
+            with self._lent() as sock:
+                messages = [message for part in _dump(sock, request) for message in part]
             if not _interrupted(messages):
                 return [message for message in messages if message.type != wire.NLMSG_DONE]
         raise DumpInterrupted(f"the ruleset changed each of {_ATTEMPTS} times that it was listed")
 
-    def _dump(self, request: Request) -> Iterator[list[Message]]:
-        """Read the answer to one dump, datagram by datagram; an iteration given up leaves nothing behind."""
+    @contextmanager
+    def _lent(self) -> Iterator[socket.socket]:
+        """A socket for one list; one on which a list was not read to its end is not used again."""
         sock = self._idle.pop() if self._idle else self._opener()
-        complete = False
         try:
-            sock.send(request.header(1) + request.attributes)
-            while not complete:
-                messages = list(wire.iterate_messages(receive(sock)))
-                complete = _ends(messages)
-                yield messages
-        except BlockingIOError as error:
-            raise AnswerLost("nf_tables: a list ended before its end") from error
-        finally:
-            if complete:
-                self._idle.append(sock)
-            else:
-                sock.close()
-
-    def _exchange(self, request: Request) -> list[Message]:
-        """Ask something that is answered by messages of nf_tables, not by a dump."""
-        sequence, self._sequence = self._sequence, (self._sequence + 1) % (1 << 32)
-        self._socket.send(request.header(sequence) + request.attributes)
-        answers = [message for message in _waiting(self._socket) if message.sequence == sequence]
-        for message in answers:
-            _raise_error(message)
-        if not answers:
-            raise AnswerLost("nf_tables did not answer")
-        return answers
+            yield sock
+        except KernelRefusal:
+            self._idle.append(sock)
+            raise
+        except BaseException:
+            sock.close()
+            raise
+        self._idle.append(sock)
 
     def _make_room(self, size: int) -> None:
         """Let the send buffer hold a datagram of this size: one transaction is one datagram."""
@@ -204,6 +190,13 @@ class NfSocket:
         self.close()
 
 
+def _send(sock: socket.socket, datagram: bytes) -> None:
+    try:
+        sock.send(datagram)
+    except OSError as error:
+        raise refusal(error.errno or errno.EIO) from error
+
+
 def receive(sock: socket.socket) -> bytes:
     """Read one datagram. Raises BlockingIOError: none waits; AnswerLost, Malformed."""
     try:
@@ -225,6 +218,28 @@ def _waiting(sock: socket.socket) -> Iterator[Message]:
         except BlockingIOError:
             return
         yield from wire.iterate_messages(datagram)
+
+
+def _ask_generation(sock: socket.socket) -> int:
+    _send(sock, Request(Kind.GETGEN, wire.AF_UNSPEC, b"").header(_QUESTION))
+    for message in _waiting(sock):
+        if message.sequence == _QUESTION:
+            _raise_error(message)
+            return wire.parse_number(message.attributes().get(_GENERATION, b""))
+    raise AnswerLost("nf_tables did not answer")
+
+
+def _dump(sock: socket.socket, request: Request) -> Iterator[list[Message]]:
+    """Read the answer to one dump, datagram by datagram. Raises KernelRefusal, AnswerLost, Malformed."""
+    _send(sock, request.header(_QUESTION) + request.attributes)
+    complete = False
+    while not complete:
+        try:
+            messages = list(wire.iterate_messages(receive(sock)))
+        except BlockingIOError as error:
+            raise AnswerLost("nf_tables: a list ended before its end") from error
+        complete = _ends(messages)
+        yield messages
 
 
 def _ends(messages: Sequence[Message]) -> bool:
