@@ -19,6 +19,7 @@ from littlelb.configfile import Given, read_settings_file, show
 from littlelb.core.errors import ConfigError
 from littlelb.core.labels import parse_selector
 from littlelb.core.model import Net
+from littlelb.core.serving.planes import order_planes
 from littlelb.core.shown.text import printable
 from littlelb.core.state import (
     BackendsMode,
@@ -183,9 +184,12 @@ class Config:
         """The kubeconfig of who found none elsewhere."""
         return str(self.home / ".kube" / "config")
 
-    def settings(self) -> Settings:
-        """Build the part that decisions depend on."""
+    def settings(self, no_nft: str = "") -> Settings:
+        """Build the part that decisions depend on; `no_nft`: why the kernel plane does not work here, or nothing."""
+        planes, no_nft = order_planes(self.plane, no_nft)
         return Settings(
+            planes=planes,
+            no_nft=no_nft,
             load_balancer_class=self.load_balancer_class,
             class_less=self.class_less,
             prefix=self.prefix,
@@ -289,8 +293,6 @@ def _check_together(config: Config, given: Mapping[str, Given], *, device_requir
     errors: list[str] = []
     if device_required and not config.linkdevice:
         errors.append("linkdevice is missing: give --linkdevice DEVICE or LINKDEVICE, for example --linkdevice eth0")
-    if config.plane is Plane.NFT:
-        errors.append(f"{given['plane'].source}: nft: the kernel plane is not there yet; take auto or pipe")
     if config.manifests is not None and config.kubernetes:
         errors.append(
             f"{given['manifests'].source} and {given['kubernetes'].source} contradict each other: objects come either"

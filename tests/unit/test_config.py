@@ -10,6 +10,7 @@ import pytest
 
 from littlelb.config import Config, ListenAddress, LogFormat, OnExit, Plane, load_config, read_run_dir
 from littlelb.core.errors import ConfigError
+from littlelb.core.model import Plane as ModelPlane
 from littlelb.core.state import (
     BackendsMode,
     DefaultAddress,
@@ -173,10 +174,17 @@ def test_manifests_and_kubernetes_contradict() -> None:
     assert line.startswith("flag --manifests and environment variable KUBERNETES contradict each other")
 
 
-def test_a_plane_that_is_not_there_is_refused() -> None:
-    """Who asks for the kernel plane is told, and does not get another one in silence."""
-    (line,) = errors_of({"plane": "nft"})
-    assert line == "flag --plane: nft: the kernel plane is not there yet; take auto or pipe"
+def test_planes_follow_the_flag_and_what_works() -> None:
+    """Auto and nft mean the kernel with the pipe beside it, or the pipe and why; pipe means the pipe alone."""
+    both, pipe = (ModelPlane.NFT, ModelPlane.PIPE), (ModelPlane.PIPE,)
+    for asked in ({}, {"plane": "nft"}):
+        assert (load(asked).settings().planes, load(asked).settings().no_nft) == (both, "")
+        without = load(asked).settings("the command nft is missing")
+        assert (without.planes, without.no_nft) == (pipe, "the command nft is missing")
+    assert (load({"plane": "pipe"}).settings().planes, load({"plane": "pipe"}).settings().no_nft) == (
+        pipe,
+        "--plane is pipe",
+    )
 
 
 def test_no_kubernetes_needs_manifests() -> None:
@@ -273,7 +281,7 @@ def test_the_environment_is_handed_on_but_not_shown() -> None:
 
 def test_settings_for_the_core() -> None:
     """What decisions depend on is handed over whole."""
-    assert load().settings() == Settings()
+    assert load().settings("no nft") == Settings(no_nft="no nft")
     config = load({"refuse-addresses": "192.0.2.0/24", "max-nodes": "2", "class-less": "false"})
     settings = config.settings()
     assert settings.refused_networks == (ip_network("192.0.2.0/24"),)
