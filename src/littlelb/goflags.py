@@ -48,7 +48,7 @@ OPTIONS: Final = (
     Option("on-exit", "withdraw|keep", "SIGTERM clears up, or leaves all"),
     Option("manifests", "DIR", "follow this folder instead of a cluster"),
     Option("config", "FILE", "YAML file of these settings (no dashes)"),
-    Option("plane", "auto|nft|pipe", "who moves packets; auto: nft if it can"),
+    Option("plane", "auto|nft|pipe", "auto: nft where it works, else pipe"),
     Option("backends", "auto|pods|nodes", "forward to endpoints or to NodePorts"),
     Option("node-selector", "SELECTOR", "only nodes with these labels are backends"),
     Option("load-balancer-class", "CLASS", "our loadBalancerClass"),
