@@ -12,11 +12,12 @@ import subprocess
 import sys
 from typing import Final
 
-from bench import decide, reaction, sync
+from bench import conntrack, decide, reaction, sync
 from bench.record import HEADER, Figure, render_table
 
-BENCHES: Final = {"decide": decide.main, "reaction": reaction.main, "sync": sync.main}
+BENCHES: Final = {"conntrack": conntrack.main, "decide": decide.main, "reaction": reaction.main, "sync": sync.main}
 SHORT: Final = {
+    "conntrack": ("--flows", "5000", "--usage", "10000", "--rounds", "3", "--trial"),
     "decide": ("--services", "2000", "--times", "300", "--trial"),
     "reaction": ("--rounds", "3", "--outage", "10", "--trial"),
     "sync": ("--services", "1000", "--slices", "2000", "--nodes", "500", "--runs", "1", "--trial"),

@@ -10,6 +10,7 @@ pytestmark = pytest.mark.e2e
 
 TOP = Path(__file__).resolve().parents[2]
 TINY = {
+    "conntrack": ("--flows", "500", "--usage", "500", "--rounds", "1"),
     "decide": ("--services", "30", "--nodes", "5", "--times", "3"),
     "reaction": ("--rounds", "1", "--outage", "1"),
     "sync": ("--services", "8", "--slices", "16", "--nodes", "3", "--runs", "1", "--settle", "0", "--outage", "1"),

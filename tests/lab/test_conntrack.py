@@ -13,6 +13,7 @@ from functools import partial
 import pytest
 
 from littlelb.core.model import Family, Ip, Protocol
+from littlelb.dataplane.netfilter import wire
 from littlelb.dataplane.netfilter.conntrack import flows as ct
 from littlelb.dataplane.netfilter.conntrack.exchange import Exchange
 from littlelb.dataplane.netfilter.conntrack.filters import FlowFilter, render_filtered_dump
@@ -324,6 +325,23 @@ def test_flow_says_what_became_of_it(world: World) -> None:
     assert flow.timeout_seconds is not None
     assert 0 < flow.timeout_seconds <= 432000
     assert flow.sent is None, "accounting is off"
+
+
+def test_end_of_a_flow_is_told(world: World) -> None:
+    """The notifications of new flows and of their ends are read as what is listed."""
+    told = world.lan.balancer.socket(socket.AF_NETLINK, socket.SOCK_RAW, wire.NETLINK_NETFILTER)
+    told.bind((0, 1 << (ct.GROUP_NEW - 1) | 1 << (ct.GROUP_DESTROY - 1)))
+    told.settimeout(DEADLINE_SECONDS)
+    with told, world.conntrack() as conntrack:
+        world.open(vip(10)[1], PORT, Protocol.UDP)
+        (flow,) = balanced(read_flows(conntrack, lambda found: len(balanced(found)) == 1))
+        asyncio.run(conntrack.delete([FlowFilter(mark=MARK, mark_mask=MASK)]))
+        heard: list[tuple[int, Flow]] = []
+        while not any(kind == ct.CT_DELETE for kind, _ in heard):
+            messages = [(one.type, ct.parse_flow(one.payload)) for one in wire.iterate_messages(told.recv(1 << 16))]
+            heard += [(kind, one) for kind, one in messages if one.original == flow.original]
+    assert [kind for kind, _ in heard] == [ct.CT_NEW, ct.CT_DELETE]
+    assert {(one.id, one.reply, one.mark) for _, one in heard} == {(flow.id, flow.reply, MARK)}
 
 
 def test_pressure_is_read_in_the_namespace(world: World) -> None:

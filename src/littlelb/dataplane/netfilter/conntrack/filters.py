@@ -122,8 +122,12 @@ class Selection:
 
     def matches(self, flow: ct.Flow) -> bool:
         """Is this one meant?"""
+        if any(one.matches(flow) for one in self._anywhere):
+            return True
+        if not self._by_address:  # addresses hash slowly
+            return False
         near = self._by_address.get(flow.reply.source, ()), self._by_address.get(flow.original.destination, ())
-        return any(one.matches(flow) for some in (*near, self._anywhere) for one in some)
+        return any(one.matches(flow) for some in near for one in some)
 
 
 def widen(filters: Sequence[FlowFilter]) -> FlowFilter:

@@ -105,7 +105,7 @@ class Flow(Struct, frozen=True, gc=False, kw_only=True):
     """Tells two flows of one tuple, one after the other, apart; 0: the kernel said none."""
     zone: int = 0
     timeout_seconds: int | None = None
-    """Until it is forgotten if no packet comes; None in a notification of its end, and while it is offloaded."""
+    """Until it is forgotten if no packet comes; None while it is offloaded, or when old kernels tell its end."""
     tcp_state: TcpState | None = None
     sent: Counters | None = None
     """In the direction of the original tuple: from the client. None: accounting was off when it began."""
