@@ -1,11 +1,11 @@
 """How long the loop thinks: from one changed object in the store to the changes that every target is told to make.
 
-    python -m bench.decide                10,000 Services of 2 to 9 endpoints, about a minute
+    python -m bench.decide                10,000 Services of 2 to 9 endpoints, two minutes
     python -m bench.decide --profile endpoint
                                           where the time of one kind of change goes (cProfile)
 
-Store, core and reconciler are the daemon's; the targets are doubles that do nothing but remember, so what is measured
-is upsert, snapshot, compute, diff of all targets, and the story told about it.
+Store, core, reconciler, loop and what listens to passes are the daemon's; the targets are doubles that do nothing but
+remember, so what is measured is upsert, snapshot, compute, observe, diff, apply and the story told about it.
 """
 
 import argparse
@@ -17,162 +17,37 @@ import pstats
 import sys
 import time
 from collections.abc import Callable, Sequence
-from ipaddress import IPv4Address, ip_address, ip_network
-from random import Random
-from typing import Any
+from typing import TypeAlias
 
-import msgspec
 import structlog
 
+from bench.large_world import LargeWorld
 from bench.record import Figure, percentile, report
-from littlelb.control.reconciler import Reconciler
-from littlelb.control.store import Store
+from littlelb.control.loop import Loop
+from littlelb.control.reconciler import PassResult
 from littlelb.core.desired import compute
-from littlelb.core.interfaces import Phase
-from littlelb.core.model import (
-    Endpoint,
-    EndpointPort,
-    EndpointSlice,
-    Family,
-    HostFacts,
-    Node,
-    Protocol,
-    Service,
-    ServicePort,
-    ServiceType,
-)
-from littlelb.core.state import DesiredState, Settings
-from littlelb.core.story import changed_keys, tell
+from littlelb.core.state import Snapshot
 from littlelb.testing.clock import LoopClock
-from littlelb.testing.fake_target import FakeTarget
 
-VIPS = int(IPv4Address("198.18.0.0"))
-"""Service addresses: the network of RFC 2544."""
-PODS = int(IPv4Address("10.1.0.0"))
-HOST = HostFacts(
-    device="eth0",
-    own=(ip_address("192.0.2.2"),),
-    on_link=(ip_network("192.0.2.0/24"), ip_network("198.18.0.0/15")),
-    gateways=frozenset({ip_address("192.0.2.1")}),
-    routed=(ip_network("10.0.0.0/8"),),
-)
-
-
-class Silent(FakeTarget[Any, Any]):
-    """A target that remembers what it was told, and writes no transcript."""
-
-    def _do(self, verb: str, key: Any, value: Any) -> None:
-        if verb == "remove":
-            self.world.pop(key, None)
-        else:
-            self.world[key] = value
-
-
-def make_service(number: int) -> Service:
-    """Service with two ports and an address of its own."""
-    return Service(
-        namespace="default",
-        name=f"svc-{number}",
-        uid=f"00000000-0000-0000-0000-{number:012}",
-        resource_version=str(number + 1),
-        created=1_700_000_000.0 + number // 7,
-        type=ServiceType.LOAD_BALANCER,
-        load_balancer_ip=str(IPv4Address(VIPS + 256 + number)),
-        ports=(ServicePort(80, name="http"), ServicePort(443, name="https")),
-        cluster_ips=(str(IPv4Address(int(IPv4Address("10.99.0.0")) + number)),),
-        ip_families=(Family.IPV4,),
-        has_finalizer=True,
-    )
-
-
-def make_slice(number: int, *, away: int | None = None) -> EndpointSlice:
-    """The Service's slice: 2 to 9 endpoints, of which `away` is not ready."""
-    endpoints = tuple(
-        Endpoint(IPv4Address(PODS + number * 16 + at), ready=at != away, serving=at != away, node=f"node-{at}")
-        for at in range(2 + number % 8)
-    )
-    ports = (EndpointPort("http", Protocol.TCP, 8080), EndpointPort("https", Protocol.TCP, 8443))
-    names = {"namespace": "default", "name": f"svc-{number}-x", "service": f"svc-{number}"}
-    return EndpointSlice(**names, family=Family.IPV4, ports=ports, endpoints=endpoints)
-
-
-class Bench:
-    """A store full of Services, and a reconciler that has seen them all."""
-
-    def __init__(self, services: int, nodes: int) -> None:
-        """Fill the store; no pass is made yet."""
-        self.services, self.random = services, Random(1)  # noqa: S311  (the same order in every run)
-        self.store = Store(Settings(), HOST, lambda: None)
-        for number in range(services):
-            self.store.services.upsert(make_service(number))
-            self.store.slices.upsert(make_slice(number))
-        for number in range(nodes):
-            self.store.nodes.upsert(Node(name=f"node-{number}", addresses=(IPv4Address((198 << 24) + number),)))
-        for shelf in (self.store.services, self.store.slices, self.store.nodes):
-            shelf.retain(frozenset(shelf.items))
-        selections: dict[Phase, Callable[[DesiredState], Any]] = {
-            Phase.CLAIM: lambda state: state.claims,
-            Phase.FORWARD: lambda state: state.forwards,
-            Phase.ADDRESS: lambda state: state.placements,
-            Phase.ANNOUNCE: lambda state: state.announcements,
-            Phase.PUBLISH: lambda state: state.publications,
-        }
-        self.targets = [Silent(phase, select) for phase, select in selections.items()]
-        self.reconciler = Reconciler(self.store, self.targets, LoopClock())
-        self.told = 0
-        self._away = 0
-        self._added = services
-
-    async def run_pass(self, *, full: bool = False) -> int:
-        """One pass and its story; the number of changes."""
-        result = await self.reconciler.run_pass(full=full)
-        self.told += sum(1 for _ in tell(result.before, result.after, changed_keys(result.before, result.after)))
-        return result.report.changes
-
-    # --- kinds of change ---------------------------------------------------------------------------------------------
-
-    def change_endpoint(self) -> None:
-        """One endpoint of one Service goes, or comes back."""
-        self._away += 1
-        self.store.slices.upsert(make_slice(self.random.randrange(self.services), away=self._away % 2))
-
-    def change_service(self) -> None:
-        """One Service is edited."""
-        service = make_service(self.random.randrange(self.services))
-        self._away += 1
-        edited = {"littlelb.io/drain-seconds": str(self._away % 1_000)}
-        self.store.services.upsert(msgspec.structs.replace(service, annotations=edited))
-
-    def write_back(self) -> None:
-        """Our own write on a Service comes back by the watch: its version and status are new, no decision is."""
-        service = self.store.services.items[make_service(self.random.randrange(self.services)).key]
-        self._away += 1
-        self.store.services.upsert(msgspec.structs.replace(service, resource_version=str(100_000 + self._away)))
-
-    def add_service(self) -> None:
-        """One Service more, with its slice."""
-        self.store.services.upsert(make_service(self._added))
-        self.store.slices.upsert(make_slice(self._added))
-        self._added += 1
-
-    def change_node(self) -> None:
-        """A node turns unready: concerns all Services."""
-        name = f"node-{self.random.randrange(len(self.store.nodes.items))}"
-        node = self.store.nodes.items[name]
-        self.store.nodes.upsert(msgspec.structs.replace(node, ready=not node.ready))
-
-
-KINDS: dict[str, tuple[str, Callable[[Bench], None], float | None]] = {
-    "endpoint": ("one endpoint changed", Bench.change_endpoint, 10.0),
-    "service": ("one Service edited", Bench.change_service, None),
-    "write-back": ("our own write seen again", Bench.write_back, None),
-    "add": ("one Service added", Bench.add_service, None),
-    "node": ("one Node changed (concerns all)", Bench.change_node, None),
+Change: TypeAlias = Callable[[LargeWorld], None]
+KINDS: dict[str, tuple[str, Change, float | None]] = {
+    "endpoint": ("one endpoint changed", LargeWorld.change_endpoint, 10.0),
+    "service": ("one Service edited", LargeWorld.change_service, 10.0),
+    "write-back": ("our own write seen again", LargeWorld.write_back, 10.0),
+    "add": ("one Service added", LargeWorld.add_service, 10.0),
+    "remove": ("one Service removed", LargeWorld.remove_service, 10.0),
+    "label": ("a Node labelled", LargeWorld.label_node, 10.0),
+    "flap": ("a Node unready, or ready again", LargeWorld.flap_node, 150.0),
+    "join": ("a Node joins", LargeWorld.join_node, 150.0),
+    "leave": ("a Node leaves", LargeWorld.leave_node, 150.0),
 }
-HEAVY = frozenset({"node"})
+NODE_KINDS = ("label", "flap", "join", "leave")
+NODE_PORTS = 2_768
+"""The default NodePort range has so many."""
+STREAM_PER_SECOND = 100
 
 
-async def sample(bench: Bench, change: Callable[[Bench], None], times: int) -> tuple[list[float], list[float]]:
+async def sample(bench: LargeWorld, change: Change, times: int) -> tuple[list[float], list[float]]:
     """Milliseconds of each of so many changes, by the clock on the wall and by this process's CPU time."""
     wall: list[float] = []
     busy: list[float] = []
@@ -185,7 +60,7 @@ async def sample(bench: Bench, change: Callable[[Bench], None], times: int) -> t
     return wall, busy
 
 
-def cold(bench: Bench, times: int) -> list[float]:
+def cold(bench: LargeWorld, times: int) -> list[float]:
     """Milliseconds of deciding everything anew."""
     found: list[float] = []
     snapshot = bench.store.peek()
@@ -199,7 +74,7 @@ def cold(bench: Bench, times: int) -> list[float]:
 
 async def measure(options: argparse.Namespace) -> list[Figure]:
     """Every kind of change in turn."""
-    bench = Bench(options.services, options.nodes)
+    bench = LargeWorld(options.services, options.nodes)
     began = time.perf_counter()
     changes = await bench.run_pass(full=True)
     first = (time.perf_counter() - began) * 1_000
@@ -207,11 +82,14 @@ async def measure(options: argparse.Namespace) -> list[Figure]:
     gc.freeze()  # as the daemon does after its first pass
     assert changes == 6 * options.services, changes  # claim, two frontends, address, announcement, publication
     figures = []
-    for key, (name, change, goal) in KINDS.items():
-        times = max(3, options.times // 100) if key in HEAVY else options.times
-        wall, busy = await sample(bench, change, times)
-        figures.append(Figure(f"{name} → changes computed", "ms", tuple(wall), goal, judged=percentile(wall, 0.99)))
+    for name, change, goal in KINDS.values():
+        wall, busy = await sample(bench, change, options.times)
+        figures.append(Figure(f"{name} → changes applied", "ms", tuple(wall), goal, judged=percentile(wall, 0.99)))
         figures.append(Figure("  by CPU time", "ms", tuple(busy)))
+    for name, gap in (("alone", 0.05), (f"{STREAM_PER_SECOND} a second", 1 / STREAM_PER_SECOND)):
+        waits = await sample_loop(bench, options.times, gap)
+        figures.append(Figure(f"endpoint, {name} → end of its pass", "ms", waits, 10.0, judged=percentile(waits, 0.99)))
+    figures += await measure_nodes(options)
     full = [await timed_full(bench) for _ in range(max(3, options.times // 100))]
     figures.append(Figure("full pass, nothing changed", "ms", tuple(full)))
     figures.append(Figure("cold compute of everything", "ms", tuple(cold(bench, max(3, options.times // 100)))))
@@ -219,7 +97,51 @@ async def measure(options: argparse.Namespace) -> list[Figure]:
     return figures
 
 
-async def timed_full(bench: Bench) -> float:
+async def measure_nodes(options: argparse.Namespace) -> list[Figure]:
+    """Changes of Nodes where they are the backends."""
+    bench = LargeWorld(min(options.services, NODE_PORTS // 2), options.nodes, by_nodes=True)
+    await bench.run_pass(full=True)
+    await bench.run_pass()
+    figures = []
+    for key in NODE_KINDS:
+        name, change, _ = KINDS[key]
+        wall, _ = await sample(bench, change, max(3, options.times // 20))
+        figures.append(Figure(f"{name}, NodePorts → changes applied", "ms", tuple(wall)))
+    return figures
+
+
+async def sample_loop(bench: LargeWorld, times: int, gap: float) -> tuple[float, ...]:
+    """Milliseconds from so many changes, one after each `gap` seconds, to the end of the pass that took it up."""
+    waiting: list[float] = []
+    taken: list[float] = []
+    waits: list[float] = []
+    snapshot, hear = bench.store.snapshot, bench.hear
+
+    def watched_snapshot() -> Snapshot:
+        taken.extend(waiting)
+        waiting.clear()
+        return snapshot()
+
+    def watched_hear(result: PassResult) -> None:
+        hear(result)
+        waits.extend((time.perf_counter() - began) * 1_000 for began in taken)
+        taken.clear()
+
+    bench.store.snapshot = watched_snapshot  # type: ignore[method-assign]
+    bench.loop = Loop(bench.store, bench.reconciler, LoopClock(), watched_hear)
+    running = asyncio.create_task(bench.loop.run())
+    await asyncio.sleep(1.0)
+    for _ in range(times):
+        waiting.append(time.perf_counter())
+        bench.change_endpoint()
+        await asyncio.sleep(gap)
+    await asyncio.sleep(1.0)
+    running.cancel()
+    bench.store.snapshot = snapshot  # type: ignore[method-assign]
+    return tuple(waits)
+
+
+async def timed_full(bench: LargeWorld) -> float:
     """Milliseconds of a pass at a resync, which finds nothing."""
     began = time.perf_counter()
     changes = await bench.run_pass(full=True)
@@ -229,14 +151,14 @@ async def timed_full(bench: Bench) -> float:
 
 async def profile(options: argparse.Namespace) -> None:
     """Show where one kind of change spends its time."""
-    bench = Bench(options.services, options.nodes)
+    bench = LargeWorld(options.services, options.nodes)
     await bench.run_pass(full=True)
     watcher = cProfile.Profile()
     if options.profile == "cold":
         watcher.runcall(cold, bench, 3)
     else:
         watcher.enable()
-        await sample(bench, KINDS[options.profile][1], max(3, options.times // 100))
+        await sample(bench, KINDS[options.profile][1], max(3, options.times // 10))
         watcher.disable()
     pstats.Stats(watcher, stream=sys.stdout).sort_stats("tottime").print_stats(25)
 
@@ -256,7 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> list[Figure]:
     figures = asyncio.run(measure(options))
     note = (
         f"{options.services:,} LoadBalancer Services with an address each, two ports and 2 to 9 endpoints; "
-        f"{options.nodes:,} Nodes. The goal of the first is for its p99; CPU time leaves other programs out. "
+        f"{options.nodes:,} Nodes. Goals are for p99; CPU time leaves other programs out. With NodePorts there are "
+        f"{min(options.services, NODE_PORTS // 2):,} Services: there are not more NodePorts. "
         f"The garbage collector runs, and leaves out {gc.get_freeze_count():,} objects of the first world."
     )
     report("decide", "Deciding", figures, [note], keep=not options.trial)
