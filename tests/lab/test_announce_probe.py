@@ -4,9 +4,11 @@ import asyncio
 import os
 import sys
 from collections.abc import Mapping
+from ipaddress import ip_address
 
 import pytest
 
+from littlelb.announce.pace import BURST
 from littlelb.announce.packets import ETHERTYPE_ARP, ETHERTYPE_IPV6, arp_probe, duplicate_solicitation
 from littlelb.announce.port import Port, read_device, read_own_macs
 from littlelb.announce.probe import LanProber
@@ -39,6 +41,27 @@ def test_all_addresses_are_asked_at_once(lan: Lan) -> None:
     for address in taken:
         hold(lan.client, address)
     assert probe(lan.balancer, "eth0", *asked) == dict.fromkeys(taken, lan.client.mac("eth0"))
+
+
+def test_ten_thousand_are_asked_in_one_round(lan: Lan) -> None:
+    """Those that others have come back, first and last ones too; the event loop has its turns all the time."""
+    asked: list[Ip] = [ip_address(first) + number for first in ("10.7.0.1", "2001:db8:7::1") for number in range(5000)]
+    taken = {asked[at] for at in (0, 1, 2500, 4999, 5000, 7500, 9999)}
+    for address in taken:
+        hold(lan.client, address)
+    turns = 0
+
+    async def ask() -> Mapping[Ip, str]:
+        nonlocal turns
+        asking = asyncio.create_task(LanProber().probe("eth0", frozenset(asked)))
+        while not asking.done():
+            turns += 1
+            await asyncio.sleep(0)
+        return await asking
+
+    found = lan.balancer.call(lambda: asyncio.run(ask()))
+    assert found == dict.fromkeys(taken, lan.client.mac("eth0"))
+    assert turns >= 3 * len(asked) / BURST
 
 
 @BOTH

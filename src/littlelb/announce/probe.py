@@ -1,11 +1,13 @@
 """Asks the LAN whether addresses are free: the Prober of core.interfaces, by ARP and neighbour discovery.
 
 Three questions for each address within 600 ms, all addresses at the same time (RFC 5227 section 2.1.1 and RFC 4862
-section 5.4, with shorter pauses). Nobody's cache changes by them: the sender is 0.0.0.0 or `::`. An address is taken
-when another machine says so, and when another machine is just asking for it too.
+section 5.4, with shorter pauses); ten thousand take a second, because of `announce.pace`. Nobody's cache changes by
+them: the sender is 0.0.0.0 or `::`. An address is taken when another machine says so, and when another machine is just
+asking for it too.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import ExitStack
 from ipaddress import IPv4Address
@@ -13,6 +15,7 @@ from typing import Protocol
 
 import structlog
 
+from littlelb.announce.pace import Pace
 from littlelb.announce.packets import (
     ADVERTISEMENT,
     ETHERTYPE_ARP,
@@ -32,8 +35,6 @@ log = structlog.get_logger(__name__)
 
 QUESTIONS = 3
 PAUSE_SECONDS = 0.2
-_BURST = 64
-"""So many questions go out at once; then what has arrived is read."""
 
 
 class RawPort(Protocol):
@@ -101,6 +102,7 @@ class LanProber:
         self._look = look
         self._own_macs = own_macs
         self._sleep = sleep
+        self._pace = Pace(sleep=sleep)
         self._refused = False
 
     async def probe(self, device: str, addresses: frozenset[Ip]) -> Mapping[Ip, str]:
@@ -108,12 +110,11 @@ class LanProber:
 
         Nobody is asked on a device without ARP (loopback, tunnels), or on one that is missing or down.
         """
-        seen = self._look(device)
-        if not addresses or seen is None or not seen.asked:
-            return {}
         conflicts: dict[Ip, str] = {}
         try:
-            await self._ask(seen, addresses, conflicts)
+            seen = self._look(device)
+            if addresses and seen is not None and seen.asked:
+                await self._ask(seen, addresses, conflicts)
         except PermissionError:
             self._report_refusal(device)
         except OSError as error:  # the device went away or is down: then nobody can answer, and nobody is served either
@@ -131,14 +132,18 @@ class LanProber:
 
         with ExitStack() as opened:
             ports: list[tuple[RawPort, list[Ip]]] = []
+            questions: dict[Ip, Frame] = {}
             for ethertype, version in ((ETHERTYPE_ARP, 4), (ETHERTYPE_IPV6, 6)):
                 asked = sorted((ip for ip in addresses if ip.version == version), key=int)
                 if asked:
                     ports.append((self._listen(opened, device.name, ethertype, read), asked))
-            for _ in range(QUESTIONS):
+            for left in reversed(range(QUESTIONS)):
+                began = time.monotonic()
                 for port, asked in ports:
-                    await _send_questions(port, device.mac, [ip for ip in asked if ip not in conflicts])
-                await self._sleep(PAUSE_SECONDS)
+                    open_ones = (ip for ip in asked if ip not in conflicts)
+                    await self._pace.send(port, (_question(device.mac, ip, questions) for ip in open_ones))
+                took = time.monotonic() - began if left else 0.0
+                await self._sleep(max(0.0, PAUSE_SECONDS - took))
 
     def _listen(self, opened: ExitStack, device: str, ethertype: int, read: Callable[[RawPort], None]) -> RawPort:
         loop = asyncio.get_running_loop()
@@ -158,10 +163,11 @@ class LanProber:
             )
 
 
-async def _send_questions(port: RawPort, mac: bytes, addresses: list[Ip]) -> None:
-    for start in range(0, len(addresses), _BURST):
-        await port.send(
-            arp_probe(mac, address) if isinstance(address, IPv4Address) else duplicate_solicitation(mac, address)
-            for address in addresses[start : start + _BURST]
-        )
-        await asyncio.sleep(0)
+def _question(mac: bytes, address: Ip, rendered: dict[Ip, Frame]) -> Frame:
+    """Ask who has the address, without telling anybody that we want it; built once, when its turn comes."""
+    if address not in rendered:
+        if isinstance(address, IPv4Address):
+            rendered[address] = arp_probe(mac, address)
+        else:
+            rendered[address] = duplicate_solicitation(mac, address)
+    return rendered[address]

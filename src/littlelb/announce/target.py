@@ -3,14 +3,18 @@
 Nothing of it can be read back, so what is observed is belief: what was told since the link came up (`forget`).
 Announcing is a courtesy to caches that hold an older answer: without the right to do so (CAP_NET_RAW) an address is
 served all the same, for the kernel answers ARP by itself; then `notice` says what is missing.
+
+    apply ─► a few: told at once ─► many: queued ─► run: told in bursts, at a bounded rate (announce.pace)
 """
 
+import asyncio
 import errno
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address
 
 import structlog
 
+from littlelb.announce.pace import Pace
 from littlelb.announce.packets import (
     ETHERTYPE_ARP,
     ETHERTYPE_IPV6,
@@ -28,6 +32,11 @@ from littlelb.core.state import DesiredState
 
 log = structlog.get_logger(__name__)
 
+AT_ONCE = 64
+"""So many addresses are told within the pass; more take their time beside it."""
+ANNOUNCEMENTS_PER_SECOND = 20_000
+_NAMED = 20
+"""From more on the log counts addresses instead of naming each."""
 _NOTICE = "neighbours are not told when an address moves here: grant the capability CAP_NET_RAW"
 
 
@@ -41,10 +50,14 @@ class AnnounceTarget:
         *,
         open_port: Callable[[str, int], RawPort] = Port,
         look: Callable[[str], Device | None] = read_device,
+        pace: Pace | None = None,
     ) -> None:
         """The defaults are the real world; tests give their own."""
         self._open_port = open_port
         self._look = look
+        self._pace = pace or Pace(ANNOUNCEMENTS_PER_SECOND)
+        self._queue: dict[str, dict[Ip, None]] = {}
+        self._woken = asyncio.Event()
         self._announced: dict[Ip, Announcement] = {}
         self.notice = ""
         """What keeps announcements from being sent, with the remedy; empty: nothing."""
@@ -64,20 +77,43 @@ class AnnounceTarget:
         return {key: self._announced[key] for key in keys if key in self._announced}
 
     async def apply(self, changes: Changes[Ip, Announcement]) -> Mapping[Ip, Failure]:
-        """Announce what comes or changes, each address once; forget what goes (there is no way to take it back)."""
-        for address in changes.remove:
+        """Announce what comes or changes, each address once; forget what goes (there is no way to take it back).
+
+        Many count as announced when they are queued: no neighbour knows a new address under another MAC address.
+        """
+        for address, gone in changes.remove.items():
             self._announced.pop(address, None)
+            self._queue.get(gone.device, {}).pop(address, None)
         by_device: dict[str, list[Ip]] = {}
         for address, wanted in {**changes.change, **changes.add}.items():
             by_device.setdefault(wanted.device, []).append(address)
         failures: dict[Ip, Failure] = {}
         for name, addresses in by_device.items():
-            failure = await self._announce(name, addresses)
+            failure = await self._announce(name, addresses[:AT_ONCE])
             if failure is None:
                 self._announced.update(dict.fromkeys(addresses, Announcement(device=name)))
+                self._defer(name, addresses[AT_ONCE:])
             else:
                 failures.update(dict.fromkeys(addresses, failure))
         return failures
+
+    async def run(self) -> None:
+        """Announce what is queued, for ever."""
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            queue, self._queue = self._queue, {}
+            for name, addresses in queue.items():
+                failure = await self._announce(name, list(addresses))
+                if failure is not None:  # not announced, then: the next full pass does it again
+                    log.warning("address.not_announced", device=name, count=len(addresses), reason=failure.message)
+                    for address in addresses:
+                        self._announced.pop(address, None)
+
+    def _defer(self, name: str, addresses: list[Ip]) -> None:
+        if addresses:
+            self._queue.setdefault(name, {}).update(dict.fromkeys(addresses))
+            self._woken.set()
 
     async def _announce(self, name: str, addresses: list[Ip]) -> Failure | None:
         try:
@@ -102,17 +138,25 @@ class AnnounceTarget:
                 continue
             port = self._open_port(device.name, ethertype)
             try:
-                await port.send(frame for address in told for frame in render_announcement(device.mac, address))
+                frames = (frame for address in told for frame in render_announcement(device.mac, address))
+                await self._pace.send(port, frames)
             finally:
                 port.close()
-            for address in told:
-                log.info("address.announced", address=str(address), device=device.name)
+            _report(told, device.name)
         self.notice = ""
 
     def _report_refusal(self, device: str) -> None:
         if not self.notice:
             log.warning("announce.not_permitted", device=device, remedy=_NOTICE)
         self.notice = _NOTICE
+
+
+def _report(told: list[Ip], device: str) -> None:
+    if len(told) > _NAMED:
+        log.info("address.announced", count=len(told), first=str(told[0]), device=device)
+        return
+    for address in told:
+        log.info("address.announced", address=str(address), device=device)
 
 
 def render_announcement(mac: bytes, address: Ip) -> tuple[Frame, ...]:

@@ -107,6 +107,7 @@ class Daemon:
             **parts.source.tasks(),
             "host facts": parts.monitor.run(),
             "questions to the LAN": parts.address.run(),
+            "announcements": parts.announce.run(),
             "loop": parts.loop.run(),
             "first sync": self._await_source(),
             "state file": self._save(),

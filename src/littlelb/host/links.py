@@ -4,7 +4,8 @@
                         └──► anything else ──20 ms──► read everything again ──► tell(HostFacts), if it differs
                                                                            └──► link_back(): up again, new MAC or index
 
-A notification is never evidence, only a reason to look: a lost one (ENOBUFS) costs one more look.
+A notification is never evidence, only a reason to look: lost ones (ENOBUFS) cost one more look, and at most one in some
+seconds, for a look at ten thousand addresses can itself be the reason why the next ones are lost.
 """
 
 import asyncio
@@ -27,12 +28,18 @@ log = structlog.get_logger(__name__)
 
 DEBOUNCE_SECONDS = 0.02
 LISTENERS_SECONDS = 5.0
+LOSS_SECONDS = 5.0
+"""So long nothing more is looked at for lost notifications."""
+REFRESH_PAUSES = 5
+"""Reading everything again takes at most a sixth of the time, however much happens to devices and routes."""
 _RETRY_SECONDS = 1.0
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 """RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE."""
 _DATAGRAM_LIMIT = 65536
 _RECEIVE_BUFFER = 4 << 20
-_DATAGRAMS_AT_ONCE = 64
+_DATAGRAMS_AT_ONCE = 512
+"""More than one turn of ours can cause: each address is two of them."""
+_SO_RCVBUFFORCE = 33
 
 Scan: TypeAlias = Callable[[], Awaitable[tuple[Listener, ...]]]
 
@@ -56,7 +63,10 @@ def open_notifications(buffer: int = _RECEIVE_BUFFER) -> socket.socket:
     notifications = socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
     )
-    notifications.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    try:
+        notifications.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer)
+    except PermissionError:  # without CAP_NET_ADMIN as much as everybody gets
+        notifications.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     notifications.bind((0, _GROUPS))
     return notifications
 
@@ -88,6 +98,7 @@ class LinkMonitor:
         self._link: Link | None = None
         self._dirty = asyncio.Event()
         self._asked = asyncio.Event()
+        self._lost = asyncio.Event()
 
     async def run(self) -> None:
         """Tell the facts once, and from then on what changes; for ever."""
@@ -100,6 +111,7 @@ class LinkMonitor:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._follow_links(), name="host links")
                 tasks.create_task(self._follow_listeners(), name="host listeners")
+                tasks.create_task(self._follow_losses(), name="host notifications")
         finally:
             loop.remove_reader(notifications.fileno())
             notifications.close()
@@ -130,20 +142,30 @@ class LinkMonitor:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                log.warning("links.notifications_lost", reason="more at once than the socket's buffer holds")
-                self._dirty.set()
-                self._reactions.hint()
-                return
+                self._lost.set()
+                continue
             self.hear(parse_events(datagram))
 
+    async def _follow_losses(self) -> None:
+        while True:
+            await self._lost.wait()
+            self._lost.clear()
+            log.warning("links.notifications_lost", reason="more at once than the socket's buffer holds")
+            self._dirty.set()
+            self._reactions.hint()
+            await asyncio.sleep(LOSS_SECONDS)
+
     async def _follow_links(self) -> None:
+        clock, took = asyncio.get_running_loop(), 0.0
         while True:
             await self._dirty.wait()
             if self._facts is not None:
-                await asyncio.sleep(DEBOUNCE_SECONDS)
+                await asyncio.sleep(max(DEBOUNCE_SECONDS, min(1.0, REFRESH_PAUSES * took)))
             self._dirty.clear()
+            began = clock.time()
             try:
                 await self.refresh()
+                took = clock.time() - began
             except Transient as error:
                 log.warning("links.unreadable", error=str(error))
                 await asyncio.sleep(_RETRY_SECONDS)

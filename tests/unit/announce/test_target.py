@@ -1,12 +1,14 @@
 """Announcing: once, again after `forget`, and what happens without the right or the device."""
 
+import asyncio
 import errno
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
-from littlelb.announce.packets import arp_announcements, unsolicited_advertisement
+from littlelb.announce.pace import Pace
+from littlelb.announce.packets import arp_announcements, parse_arp, unsolicited_advertisement
 from littlelb.announce.port import Device
-from littlelb.announce.target import AnnounceTarget
+from littlelb.announce.target import AT_ONCE, AnnounceTarget
 from littlelb.core.interfaces import Phase
 from littlelb.core.model import Announcement, Ip
 from littlelb.core.plan import Changes, diff
@@ -91,3 +93,36 @@ async def test_failures_name_the_device(wire: "Wire") -> None:
     failures = await announce.apply(Changes(add=WANTED))
     assert failures[FOUR].message == "cannot announce on eth0: Input/output error"
     assert await announce.observe(None) == {}
+
+
+async def test_many_are_announced_beside_the_pass(wire: "Wire") -> None:
+    """All count as announced; a few are told at once, the others in bursts; what goes meanwhile is not told."""
+    announce = AnnounceTarget(open_port=wire.open, look=wire.look, pace=Pace(1e9))
+    many: dict[Ip, Announcement] = {IPv4Address("10.7.0.0") + n: Announcement(device="eth0") for n in range(1, 1001)}
+    assert await announce.apply(Changes(add=many)) == {}
+    assert await announce.observe(None) == many
+    assert len(wire.sent) == 2 * AT_ONCE
+    gone = dict(list(many.items())[-1:])
+    await announce.apply(Changes(remove=gone))
+    running = asyncio.create_task(announce.run())
+    async with asyncio.timeout(5):
+        while len(wire.sent) < 2 * 999 or wire.open_ports:
+            await asyncio.sleep(0)
+    running.cancel()
+    told = {packet.sender for _, frame in wire.sent if (packet := parse_arp(frame.payload)) is not None}
+    assert told == many.keys() - gone.keys()
+
+
+async def test_what_could_not_be_announced_later_is_not_believed(wire: "Wire") -> None:
+    """The next full pass finds it missing, and announces it again."""
+    announce = AnnounceTarget(open_port=wire.open, look=wire.look, pace=Pace(1e9))
+    many: dict[Ip, Announcement] = {IPv4Address("10.7.0.0") + n: Announcement(device="eth0") for n in range(1, 101)}
+    await announce.apply(Changes(add=many))
+    wire.refusal = OSError(errno.EIO, "Input/output error")
+    running = asyncio.create_task(announce.run())
+    async with asyncio.timeout(5):
+        while len(await announce.observe(None)) > AT_ONCE:
+            await asyncio.sleep(0)
+    running.cancel()
+    wire.refusal = None
+    assert len(diff(many, await announce.observe(None)).add) == 100 - AT_ONCE

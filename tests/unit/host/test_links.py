@@ -1,9 +1,12 @@
 """What the monitor makes of notifications and of changed tables."""
 
 import asyncio
+import errno
+import os
 import socket
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 
@@ -116,6 +119,39 @@ async def test_listeners_are_looked_at_when_somebody_asks(told: Told, kernel: Fa
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     assert [facts.listeners for facts in told.facts] == [(), (sshd,)]
+
+
+class Overrun(socket.socket):
+    """A socket whose buffer was too small, several times over, before anybody read it."""
+
+    times = 3
+
+    def recv(self, *_: Any) -> bytes:
+        """Say so, and then that there is nothing."""
+        if self.times:
+            self.times -= 1
+            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+        raise BlockingIOError
+
+
+async def test_lost_notifications_are_one_reason_to_look(told: Told, kernel: FakeKernel) -> None:
+    """However many were lost: a look at ten thousand addresses costs seconds, and may lose some itself."""
+    here, there = socket.socketpair()
+    there.send(b"!")
+    overrun = Overrun(fileno=here.detach())
+    monitor = LinkMonitor("eth0", kernel, told.reactions(), open_socket=lambda: overrun)
+    running = asyncio.create_task(monitor.run())
+    with there:
+        async with asyncio.timeout(5):
+            while "hint" not in told.heard or overrun.times:
+                await asyncio.sleep(0.001)
+        overrun.times = 3
+        async with asyncio.timeout(5):
+            while overrun.times:
+                await asyncio.sleep(0.001)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert told.heard == ["hint"]
 
 
 async def test_nobody_listens_where_nobody_looks() -> None:
