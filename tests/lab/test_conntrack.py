@@ -192,7 +192,9 @@ WAYS = {"as probed": None, "listed": Support()}
 
 @pytest.mark.parametrize("way", WAYS)
 @EACH
-@pytest.mark.parametrize("asked_for", ["backend", "backend address", "frontend", "frontend and backend", "marked"])
+@pytest.mark.parametrize(
+    "asked_for", ["backend", "backend address", "frontend", "frontend ports", "frontend and backend", "marked"]
+)
 def test_exactly_what_is_meant_is_deleted(
     world: World, way: str, family: Family, protocol: Protocol, asked_for: str
 ) -> None:
@@ -202,12 +204,22 @@ def test_exactly_what_is_meant_is_deleted(
         "backend": FlowFilter(backend=backend, backend_port=BACKEND_PORT, protocol=protocol),
         "backend address": FlowFilter(backend=backend),
         "frontend": FlowFilter(frontend=frontend, frontend_port=PORT, protocol=protocol),
+        "frontend ports": FlowFilter(
+            frontend=frontend, frontend_port=PORT - 1, frontend_last_port=PORT + 1, protocol=protocol
+        ),
         "frontend and backend": FlowFilter(
             frontend=frontend, frontend_port=PORT, backend=backend, backend_port=BACKEND_PORT, protocol=protocol
         ),
         "marked": FlowFilter(backend=backend, protocol=protocol, mark=MARK, mark_mask=MASK),
     }[asked_for]
-    expected = {"backend": 5, "backend address": 10, "frontend": 4, "frontend and backend": 2, "marked": 4}[asked_for]
+    expected = {
+        "backend": 5,
+        "backend address": 10,
+        "frontend": 4,
+        "frontend ports": 4,
+        "frontend and backend": 2,
+        "marked": 4,
+    }[asked_for]
     with world.conntrack(WAYS[way]) as conntrack:
         before = fill(world, conntrack)
         meant = names([flow for flow in before if asked.matches(flow)])

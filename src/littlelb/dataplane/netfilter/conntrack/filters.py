@@ -42,6 +42,8 @@ class FlowFilter:
     frontend: Ip | None = None
     """Destination of the original tuple: where the client knocked."""
     frontend_port: int = 0
+    frontend_last_port: int = 0
+    """The last port of a range that begins with `frontend_port`; 0: it is one port. The kernel knows no ranges."""
     backend: Ip | None = None
     """Source of the reply tuple: who answers."""
     backend_port: int = 0
@@ -58,13 +60,23 @@ class FlowFilter:
         families |= {self.family} if self.family else set()
         if len(families) > 1:
             raise ValueError("a flow has one address family")
-        if (self.frontend_port or self.backend_port) and self.protocol not in _WITH_PORTS:
-            raise ValueError("ports need a protocol, TCP or UDP: the kernel compares no others")
+        self._check_ports()
         if self.protocol and not families:
             raise ValueError("a protocol needs a family: the kernel compares parts of tuples of one family only")
         if self.mark & ~self.mark_mask:
             raise ValueError(f"mark {self.mark:#x} has bits outside of its mask {self.mark_mask:#x}")
         object.__setattr__(self, "family", next(iter(families), None))
+
+    def _check_ports(self) -> None:
+        if (self.frontend_port or self.backend_port) and self.protocol not in _WITH_PORTS:
+            raise ValueError("ports need a protocol, TCP or UDP: the kernel compares no others")
+        if self.frontend_last_port and not 0 < self.frontend_port <= self.frontend_last_port:
+            raise ValueError(f"{self.frontend_port}-{self.frontend_last_port} is no range of ports")
+
+    @property
+    def has_range(self) -> bool:
+        """Does it ask for a range of ports, so that it has to be selected here?"""
+        return self.frontend_last_port > self.frontend_port
 
     @property
     def has_tuple(self) -> bool:
@@ -93,8 +105,9 @@ class FlowFilter:
 
     def _matches_frontend(self, flow: ct.Flow) -> bool:
         address, port = self.frontend, self.frontend_port
+        last = self.frontend_last_port or port
         return (address is None or address == flow.original.destination) and (
-            not port or port == flow.original.destination_port
+            not port or port <= flow.original.destination_port <= last
         )
 
     def _matches_backend(self, flow: ct.Flow) -> bool:
@@ -188,10 +201,13 @@ def _render_mark(asked: FlowFilter) -> bytes:
 def render_filtered_delete(asked: FlowFilter, flags: int, sequence: int) -> bytes:
     """Build the one request that deletes all such flows.
 
-    With parts of tuples only for a kernel that was probed. Raises ValueError for the filter that means everything.
+    With parts of tuples only for a kernel that was probed. Raises ValueError for the filter that means everything, and
+    for a range of ports.
     """
     if asked.is_empty:
         raise ValueError("a deletion without a filter would empty the whole table")
+    if asked.has_range:
+        raise ValueError("the kernel cannot be asked for a range of ports")
     body = _render_tuples(asked) + _render_mark(asked)
     request = wire.message(ct.CT_DELETE, flags, sequence, asked.nfproto, body)
     return request[:_VERSION_OFFSET] + b"\1" + request[_VERSION_OFFSET + 1 :]

@@ -45,8 +45,8 @@ class Support:
     families: frozenset[Family] = frozenset()
 
     def covers(self, asked: FlowFilter) -> bool:
-        """May this filter be left to the kernel? One without parts of tuples always may."""
-        return not asked.has_tuple or asked.family in self.families
+        """May this filter be left to the kernel? One without parts of tuples always may, one with a range never."""
+        return not asked.has_tuple or (asked.family in self.families and not asked.has_range)
 
 
 class Asker(Protocol):

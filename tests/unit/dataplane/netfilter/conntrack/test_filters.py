@@ -105,6 +105,15 @@ def test_deletion_without_a_filter_cannot_be_built(asked: FlowFilter) -> None:
     assert asked.matches(flow())
 
 
+def test_range_of_ports_is_not_left_to_the_kernel() -> None:
+    """A range can only be selected here: what the kernel would be sent cannot be built."""
+    asked = FlowFilter(frontend=VIP, frontend_port=70, frontend_last_port=80, protocol=Protocol.UDP)
+    with pytest.raises(ValueError, match="range of ports"):
+        render_filtered_delete(asked, 5, 1)
+    assert asked.has_range
+    assert not FlowFilter(frontend=VIP, frontend_port=7, frontend_last_port=7, protocol=Protocol.UDP).has_range
+
+
 @pytest.mark.parametrize(
     ("said", "complaint"),
     [
@@ -114,6 +123,8 @@ def test_deletion_without_a_filter_cannot_be_built(asked: FlowFilter) -> None:
         ({"frontend": VIP, "frontend_port": 80, "protocol": Protocol.SCTP}, "ports need a protocol"),
         ({"protocol": Protocol.UDP}, "a protocol needs a family"),
         ({"mark": 3, "mark_mask": 1}, "outside of its mask"),
+        ({"frontend": VIP, "frontend_port": 9, "frontend_last_port": 8, "protocol": Protocol.TCP}, "no range"),
+        ({"frontend": VIP, "frontend_last_port": 8, "protocol": Protocol.TCP}, "no range"),
     ],
 )
 def test_what_the_kernel_cannot_be_asked_raises(said: dict[str, Any], complaint: str) -> None:
@@ -132,6 +143,10 @@ def test_what_the_kernel_cannot_be_asked_raises(said: dict[str, Any], complaint:
         (FlowFilter(backend=POD, protocol=Protocol.UDP), False),
         (FlowFilter(frontend=VIP, frontend_port=80, protocol=Protocol.TCP), True),
         (FlowFilter(frontend=VIP, frontend_port=8080, protocol=Protocol.TCP), False),
+        (FlowFilter(frontend=VIP, frontend_port=70, frontend_last_port=80, protocol=Protocol.TCP), True),
+        (FlowFilter(frontend=VIP, frontend_port=80, frontend_last_port=80, protocol=Protocol.TCP), True),
+        (FlowFilter(frontend=VIP, frontend_port=70, frontend_last_port=79, protocol=Protocol.TCP), False),
+        (FlowFilter(frontend=VIP, frontend_port=81, frontend_last_port=90, protocol=Protocol.TCP), False),
         (FlowFilter(frontend=POD), False),
         (FlowFilter(frontend=VIP, backend=POD), True),
         (FlowFilter(frontend=CLIENT, backend=POD), False),

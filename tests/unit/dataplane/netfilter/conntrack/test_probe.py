@@ -2,11 +2,12 @@
 
 import errno
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 
 import pytest
 
 from littlelb.core.errors import Permanent
-from littlelb.core.model import Family
+from littlelb.core.model import Family, Protocol
 from littlelb.dataplane.netfilter import wire
 from littlelb.dataplane.netfilter.conntrack import flows as ct
 from littlelb.dataplane.netfilter.conntrack.exchange import Render
@@ -67,6 +68,7 @@ class Kernel:
         return flow.mark == int.from_bytes(found[ct.MARK])
 
 
+VIP = ip_address("203.0.113.10")
 V4, V6 = frozenset({Family.IPV4}), frozenset({Family.IPV6})
 
 
@@ -95,10 +97,12 @@ def test_no_right_is_permanent() -> None:
         supports_filtered_delete(Kernel(refuses=errno.EPERM))
 
 
-def test_filter_by_mark_is_covered_everywhere() -> None:
-    """What every kernel knows needs no trust; parts of tuples need that of their family."""
+def test_what_is_covered() -> None:
+    """What every kernel knows needs no trust; parts of tuples need that of their family; no kernel knows ranges."""
     v4 = FlowFilter(family=Family.IPV4, protocol=None, mark=1, mark_mask=1)
     nobody, half = Support(), Support(V4)
+    ports = FlowFilter(frontend=VIP, frontend_port=5000, frontend_last_port=5999, protocol=Protocol.UDP)
+    assert not Support(V4 | V6).covers(ports)
     assert nobody.covers(v4)
     assert nobody.covers(FlowFilter(mark=1, mark_mask=1))
     for family in Family:
