@@ -190,18 +190,20 @@ class Flow:
             opened.close()
 
 
-def through_the_balancer(lan: Lan) -> Flow:
+def through_the_balancer(lan: Lan, family: int) -> Flow:
     """Connect the client by a dnat rule on the balancer, which has the VIP too."""
-    address, target = vip(7)[0], backend_address(11)[0]
-    lan.balancer.sysctl("net.ipv4.ip_forward", "1")
-    lan.balancer.ip("addr", "add", f"{address}/32", "dev", "eth0")
+    address, target = vip(7)[family], backend_address(11)[family]
+    domain, protocol = ((socket.AF_INET, "ip"), (socket.AF_INET6, "ip6"))[family]
+    lan.balancer.sysctl(("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")[family], "1")
+    lan.balancer.ip("addr", "add", f"{address}/{address.max_prefixlen}", "dev", "eth0")
+    to = (f"{target}:8080", f"[{target}]:8080")[family]
     nft(
         lan.balancer,
-        "table ip ll { chain pre { type nat hook prerouting priority dstnat;"
-        f" ip daddr {address} tcp dport 80 dnat to {target}:8080\n }}\n}}",
+        "table inet ll { chain pre { type nat hook prerouting priority dstnat;"
+        f" {protocol} daddr {address} tcp dport 80 dnat {protocol} to {to}\n }}\n}}",
     )
-    listener = lan.backends[0].socket(socket.AF_INET, socket.SOCK_STREAM)
-    client = lan.client.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener = lan.backends[0].socket(domain, socket.SOCK_STREAM)
+    client = lan.client.socket(domain, socket.SOCK_STREAM)
     for opened in (listener, client):
         opened.settimeout(DEADLINE_SECONDS)
     listener.bind((str(target), 8080))
@@ -212,11 +214,15 @@ def through_the_balancer(lan: Lan) -> Flow:
     return Flow(client, backend, listener)
 
 
-def test_flows_survive_a_flush_with_the_anchor(lan: Lan) -> None:
+BOTH = pytest.mark.parametrize("family", [0, 1], ids=["IPv4", "IPv6"])
+
+
+@BOTH
+def test_flows_survive_a_flush_with_the_anchor(lan: Lan, family: int) -> None:
     """An established flow goes on, both ways, while the ruleset of the balancer is empty but for the anchor."""
     anchor = Anchor("ll-anchor")
     lan.balancer.call(anchor.open)
-    flow = through_the_balancer(lan)
+    flow = through_the_balancer(lan, family)
     assert flow.echo() == b"pong"
     nft(lan.balancer, "flush ruleset")
     for _ in range(3):
@@ -225,9 +231,10 @@ def test_flows_survive_a_flush_with_the_anchor(lan: Lan) -> None:
     flow.close()
 
 
-def test_flows_do_not_survive_a_flush_without_it(lan: Lan) -> None:
+@BOTH
+def test_flows_do_not_survive_a_flush_without_it(lan: Lan, family: int) -> None:
     """The counter-proof: without the anchor the next packet meets the balancer's own stack, which resets the flow."""
-    flow = through_the_balancer(lan)
+    flow = through_the_balancer(lan, family)
     assert flow.echo() == b"pong"
     nft(lan.balancer, "flush ruleset")
     flow.client.sendall(b"ping")

@@ -280,11 +280,13 @@ def test_tables_and_base_chains_of_others(box: Box) -> None:
     box.nft(
         "table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; }\n chain DOCKER { }\n}"
     )
+    box.nft("table netdev n { chain i { type filter hook ingress device lo priority 0; policy accept; }\n}")
     box.nft("table inet firewalld { chain f { type filter hook forward priority filter + 10; policy accept; }\n}")
-    assert set(box.socket.tables()) == {Table(1, "ll"), Table(2, "filter"), Table(1, "firewalld")}
+    assert set(box.socket.tables()) == {Table(1, "ll"), Table(2, "filter"), Table(1, "firewalld"), Table(5, "n")}
     assert box.socket.tables(wire.NFPROTO_IPV4) == [Table(2, "filter")]
     assert set(box.socket.chains()) == {
         BaseChain(2, "filter", "FORWARD", "filter", "forward", 0, "drop"),
+        BaseChain(5, "n", "i", "filter", "ingress", 0, "accept"),
         BaseChain(1, "firewalld", "f", "filter", "forward", 10, "accept"),
     }
 
@@ -326,7 +328,7 @@ def test_no_permission_for_large_buffers(box: Box) -> None:
     """Root of a user namespace commits what fits into the buffers that the system allows; more names the limit."""
     small, large = ask_elsewhere(box.home, ["--net"], 1_000, 400_000)
     assert small == "done"
-    assert large.startswith("Permanent: a transaction of 11200040 bytes does not fit")
+    assert large.startswith("TooLarge: a transaction of 11200040 bytes does not fit")
     assert "net.core.wmem_max" in large
 
 

@@ -21,6 +21,8 @@ DORMANT: Final = 0x1
 
 HOOKS: Final = ("prerouting", "input", "forward", "output", "postrouting", "ingress")
 """By their numbers in the families inet, ip and ip6."""
+_OTHER_HOOKS: Final = {3: ("input", "output", "forward"), 5: ("ingress", "egress")}
+"""The same for the families arp and netdev."""
 POLICIES: Final = ("drop", "accept")
 """By their numbers."""
 
@@ -56,7 +58,7 @@ class BaseChain:
     type: str
     """filter, nat or route."""
     hook: str
-    """prerouting, input, forward, output, postrouting or ingress."""
+    """prerouting, input, forward, output, postrouting, ingress or egress."""
     priority: int
     policy: str
     """What becomes of packets that no rule decides on: accept or drop."""
@@ -136,7 +138,7 @@ def parse_chain(message: Message) -> BaseChain | None:
         wire.parse_text(_required(found, _CHAIN_TABLE)),
         wire.parse_text(_required(found, _CHAIN_NAME)),
         wire.parse_text(found.get(_CHAIN_TYPE, b"")),
-        _name(HOOKS, wire.parse_number(_required(hook, _HOOK_NUMBER))),
+        _name(_OTHER_HOOKS.get(message.family, HOOKS), wire.parse_number(_required(hook, _HOOK_NUMBER))),
         int(struct.unpack("!i", priority)[0]),
         _name(POLICIES, wire.parse_number(found.get(_CHAIN_POLICY, b"\1"))),
     )

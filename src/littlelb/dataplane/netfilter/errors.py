@@ -59,11 +59,20 @@ class KernelRefusal(WorldError):
 class RefusedForNow(KernelRefusal, Transient):
     """It may pass: look at what is there, then ask again."""
 
-    retry_after_seconds = None
-
 
 class RefusedForGood(KernelRefusal, Permanent):
     """It will not pass by itself."""
+
+
+class TooLarge(RefusedForGood):
+    """A transaction fits into no send buffer that we may have; parts of it may."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        """`size` and `limit` in bytes."""
+        super().__init__(errno.EMSGSIZE)
+        self.size, self.limit = size, limit
+        what = f"a transaction of {size} bytes does not fit into a send buffer of {limit}"
+        self.args = (f"{what}: split it, or raise net.core.wmem_max",)
 
 
 def refusal(

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
-from littlelb.core.errors import Permanent
 from littlelb.dataplane.netfilter import wire
 from littlelb.dataplane.netfilter.batch import Batch, Kind, Request, encode_batch
 from littlelb.dataplane.netfilter.chains import (
@@ -25,7 +24,7 @@ from littlelb.dataplane.netfilter.chains import (
     parse_table,
 )
 from littlelb.dataplane.netfilter.element_reader import parse_elements
-from littlelb.dataplane.netfilter.errors import AnswerLost, DumpInterrupted, KernelRefusal, refusal
+from littlelb.dataplane.netfilter.errors import AnswerLost, DumpInterrupted, KernelRefusal, TooLarge, refusal
 from littlelb.dataplane.netfilter.sets import Element, SetName, list_elements
 from littlelb.dataplane.netfilter.wire import Malformed, Message
 
@@ -93,8 +92,8 @@ class NfSocket:
     def commit(self, requests: Sequence[Request], generation: int | None = None) -> None:
         """Make all requests take effect at once; after an error none did.
 
-        With `generation`, only if nobody committed since. Raises KernelRefusal (of the first request at fault),
-        AnswerLost, and Permanent when it does not fit into a send buffer.
+        With `generation`, only if nobody committed since. Raises KernelRefusal (of the first request at fault; TooLarge
+        before the kernel sees it) and AnswerLost.
         """
         if not requests:
             return
@@ -171,15 +170,12 @@ class NfSocket:
     def _make_room(self, size: int) -> None:
         """Let the send buffer hold a datagram of this size: one transaction is one datagram."""
         if size > LIMIT_BYTES:
-            raise Permanent(f"a transaction of {size} bytes is above the limit of {LIMIT_BYTES}: split it")
+            raise TooLarge(size, LIMIT_BYTES)
         needed = size + _OVERHEAD
         if needed > self._room:
             self._room = resize(self._socket, needed, forced=_SO_SNDBUFFORCE, plain=socket.SO_SNDBUF)
         if needed > self._room:
-            raise Permanent(
-                f"a transaction of {size} bytes does not fit into a send buffer of {self._room}:"
-                " raise net.core.wmem_max, or split it"
-            )
+            raise TooLarge(size, self._room)
 
     def __enter__(self) -> Self:
         return self

@@ -37,11 +37,15 @@ def test_base_chain() -> None:
     assert read == BaseChain(2, "filter", "FORWARD", "filter", "forward", -1, "drop")
 
 
-def test_unknown_numbers_are_shown() -> None:
-    """A hook of a family that we do not know is shown by its number."""
-    hook = wire.nested(4, wire.u32(1, 9), wire.u32(2, 0))
-    read = parse_chain(message(5, wire.text(1, "t"), wire.text(3, "c"), hook, wire.text(7, "filter")))
-    assert read == BaseChain(5, "t", "c", "filter", "9", 0, "accept")
+@pytest.mark.parametrize(
+    ("family", "number", "hook"),
+    [(1, 0, "prerouting"), (3, 0, "input"), (5, 0, "ingress"), (5, 1, "egress"), (2, 9, "9")],
+)
+def test_hooks_are_numbered_by_family(family: int, number: int, hook: str) -> None:
+    """The same number is another hook in the families arp and netdev; one that we do not know is shown as it is."""
+    place = wire.nested(4, wire.u32(1, number), wire.u32(2, 0))
+    read = parse_chain(message(family, wire.text(1, "t"), wire.text(3, "c"), place, wire.text(7, "filter")))
+    assert read == BaseChain(family, "t", "c", "filter", hook, 0, "accept")
 
 
 def test_chain_that_no_hook_calls() -> None:

@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from littlelb.core.errors import Permanent, Transient
-from littlelb.dataplane.netfilter.errors import KernelRefusal, refusal
+from littlelb.dataplane.netfilter.errors import KernelRefusal, TooLarge, refusal
 
 
 @pytest.mark.parametrize("code", [errno.ENOENT, errno.EEXIST, errno.EBUSY, errno.ENOMEM, errno.ERESTART, 9999])
@@ -32,3 +32,12 @@ def test_words() -> None:
         " network namespace; the kernel says: Operation on owned table"
     )
     assert (error.text, error.offset) == ("Operation on owned table", 24)
+
+
+def test_too_large() -> None:
+    """Who halves refused transactions halves this one too; the text has both sizes."""
+    error = TooLarge(3_000, 2_000)
+    assert isinstance(error, KernelRefusal)
+    assert isinstance(error, Permanent)
+    assert (error.code, error.index, error.size, error.limit) == (errno.EMSGSIZE, None, 3_000, 2_000)
+    assert str(error).startswith("a transaction of 3000 bytes does not fit into a send buffer of 2000: split it")

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from littlelb.core.errors import Permanent
 from littlelb.dataplane.netfilter import wire
 from littlelb.dataplane.netfilter.batch import Kind, Request
 from littlelb.dataplane.netfilter.chains import BaseChain, Table
-from littlelb.dataplane.netfilter.errors import AnswerLost, DumpInterrupted, KernelRefusal
+from littlelb.dataplane.netfilter.errors import AnswerLost, DumpInterrupted, KernelRefusal, TooLarge
 from littlelb.dataplane.netfilter.sets import Element, SetName, add_elements
 from littlelb.dataplane.netfilter.socket import LIMIT_BYTES, NfSocket
 
@@ -152,7 +151,7 @@ def test_silence_is_not_success(kernel: Kernel) -> None:
 def test_too_large(kernel: Kernel) -> None:
     """What no send buffer takes is refused before it is sent, and the text names the limit."""
     huge = Request(Kind.NEWTABLE, 2, b"\0" * (LIMIT_BYTES + 1))
-    with NfSocket(kernel.opener) as nf, pytest.raises(Permanent, match=f"limit of {LIMIT_BYTES}"):
+    with NfSocket(kernel.opener) as nf, pytest.raises(TooLarge, match=f"send buffer of {LIMIT_BYTES}"):
         nf.commit([huge])
 
 
