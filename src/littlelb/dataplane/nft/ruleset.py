@@ -70,6 +70,38 @@ def stage_maps(number: int, prefix: str) -> tuple[str, ...]:
     return tuple(f"{prefix}{name}" for name in names)
 
 
+def frontend_sets() -> tuple[str, ...]:
+    """All sets and maps whose elements belong to one frontend each."""
+    names = []
+    for number, *_ in _FAMILIES:
+        for prefix, _ in _KINDS:
+            own = (entry_map(prefix), *stage_maps(number, prefix), f"{prefix}slots", f"{prefix}kept")
+            names += [f"{name}{number}" for name in (*own, f"{prefix}link_only")]
+        names.append(f"allowed{number}")
+    return tuple(names)
+
+
+def address_sets() -> tuple[str, ...]:
+    """All sets of addresses that are ours."""
+    return tuple(f"{name}{number}" for number, *_ in _FAMILIES for name in ("held", "alive"))
+
+
+def count_rules() -> int:
+    """How many rules the skeleton has, but for chains that come and go (see `is_extra_chain`)."""
+    chain, rules = "", 0
+    for line in _body():
+        if line.startswith("\tchain "):
+            chain = line.split()[1]
+        elif line.startswith("\t\t") and chain and not is_extra_chain(chain):
+            rules += not line.startswith("\t\ttype ")
+    return rules
+
+
+def is_extra_chain(name: str) -> bool:
+    """Is it one of `render_affinity` or `render_ending`?"""
+    return name.startswith(("remember-", "ending-"))
+
+
 def render_skeleton() -> str:
     """Return the text for `nft -f -`: makes the table, or replaces one of another layout, in one transaction."""
     return "\n".join(["table inet littlelb", "delete table inet littlelb", "table inet littlelb {", *_body(), "}", ""])

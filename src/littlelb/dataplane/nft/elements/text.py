@@ -9,9 +9,9 @@ from typing import Final
 
 from littlelb.dataplane.netfilter.keys import parse_number, parse_port
 from littlelb.dataplane.netfilter.sets import Element, Verdict
-from littlelb.dataplane.nft.layout import NUMBERS
+from littlelb.dataplane.nft.elements.layout import NUMBERS
+from littlelb.dataplane.nft.elements.transaction import Transaction
 from littlelb.dataplane.nft.ruleset import TABLE
-from littlelb.dataplane.nft.transaction import Transaction
 
 TEXT_CHUNK: Final = 1000
 """Elements on one line."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from littlelb.dataplane.netfilter import wire
 from littlelb.dataplane.netfilter.batch import Request
 from littlelb.dataplane.netfilter.sets import Element, SetName, add_elements, delete_elements
-from littlelb.dataplane.nft.layout import Place, Rules, Value
+from littlelb.dataplane.nft.elements.layout import Place, Rules, Value
 from littlelb.dataplane.nft.ruleset import TABLE
 
 

@@ -1,0 +1,218 @@
+"""FORWARD's target of the kernel plane: one static table of ours, whose elements are the Services.
+
+    start ─► skeleton (if it is not there) ─► observe ─► apply: one transaction of elements for each pass
+                                                 ▲
+    somebody else touches our table ─► watch ────┘ on_change: a full pass
+
+After a crash or `stop(keep=True)` the table goes on by itself; the next `start` leaves it as it is, and the first pass
+writes what differs. A skeleton of another layout is replaced together with all elements, in one transaction.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from littlelb.core.errors import Transient, WorldError
+from littlelb.core.interfaces import Phase
+from littlelb.core.model import Forward, Frontend
+from littlelb.core.plan import Changes, Failure
+from littlelb.core.state import DesiredState
+from littlelb.dataplane.netfilter.anchor import Anchor
+from littlelb.dataplane.netfilter.event_socket import open_events
+from littlelb.dataplane.netfilter.socket import NfSocket
+from littlelb.dataplane.nft.elements.affinity import compute_purges, select_stale
+from littlelb.dataplane.nft.elements.census import Census, digest
+from littlelb.dataplane.nft.elements.layout import judge, render_rules
+from littlelb.dataplane.nft.elements.ledger import Ledger, Plan
+from littlelb.dataplane.nft.elements.transaction import compute_transaction
+from littlelb.dataplane.nft.elements.transitions import Arrival, Removal, Step, compute_flows
+from littlelb.dataplane.nft.kernel import Kernel
+from littlelb.dataplane.nft.watch import Watch
+from littlelb.dataplane.unsettled import UNSETTLED
+
+_log = structlog.get_logger(__name__)
+_LARGE: Final = 500
+"""Frontends from which on a plan is made in a thread."""
+
+OnFlows = Callable[[Sequence[Removal], Sequence[Arrival]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class NftSettings:
+    """What the plane needs to know of the configuration."""
+
+    link_device: str
+
+
+class NftPlane:
+    """Keeps frontends served by the kernel."""
+
+    def __init__(
+        self, settings: NftSettings, on_change: Callable[[], None], on_flows: OnFlows = lambda _gone, _come: None
+    ) -> None:
+        """Do nothing yet; `on_change` asks the loop for a full pass because something changed by itself.
+
+        `on_flows` is called after a transaction with what it means for flows that are under way.
+        """
+        self._settings = settings
+        self._on_change = on_change
+        self._on_flows = on_flows
+        self._ledger = Ledger()
+        self._anchor = Anchor(f"littlelb-anchor-{os.getpid()}")
+        self._watch: Watch | None = None
+        self._kernel: Kernel | None = None
+        self._lock = asyncio.Lock()  # between the loop's pass and who only looks
+
+    @property
+    def phase(self) -> Phase:
+        """Stand first in bring-up."""
+        return Phase.FORWARD
+
+    def wanted(self, state: DesiredState) -> Mapping[Frontend, Forward]:
+        """Select the forwards."""
+        return state.forwards
+
+    async def start(self) -> None:
+        """Load the skeleton if it is not there, drop the anchor, begin to watch. Raises Permanent, Transient."""
+        async with self._lock:
+            opened = NfSocket()
+            try:
+                self._drop_anchor()
+                ports = [opened.port, *([self._anchor.port] if self._anchor.port else [])]
+                watch = Watch(open_events(ports), self._on_change)
+            except BaseException:
+                opened.close()
+                self._anchor.close()
+                raise
+            self._watch, self._kernel = watch, Kernel(opened, watch)
+            watch.start()
+            try:
+                await self._prepare(self._kernel)
+            except BaseException:
+                self._close()
+                raise
+
+    def _drop_anchor(self) -> None:
+        try:
+            self._anchor.open()
+        except WorldError as error:  # before Linux 5.12; all else works without it
+            _log.warning("nft.no_anchor", error=str(error))
+
+    async def _prepare(self, kernel: Kernel) -> bool:
+        """Make sure that the skeleton is loaded and knows the devices; was it?"""
+        intact = kernel.is_intact()
+        if not intact:
+            await kernel.load()
+        await kernel.name_links(self._settings.link_device)
+        return intact
+
+    async def run(self) -> None:
+        """Keep the anchor down; runs until it is cancelled."""
+        await asyncio.Event().wait()
+
+    async def observe(self, keys: frozenset[Frontend] | None) -> Mapping[Frontend, Forward]:
+        """Return what is in the kernel, or for some keys what was last applied. Raises Transient, Permanent."""
+        if keys is not None:
+            return self._ledger.last_applied(keys)
+        async with self._lock:
+            kernel = self._opened()
+            if self._watch is not None:
+                self._watch.rearm()
+            await self._prepare(kernel)
+            census = await kernel.read()
+            observed = self._ledger.compare(census)
+            strays = self._ledger.select_strays(census)
+            if strays:
+                _log.warning("nft.strays_removed", elements=len(strays))
+                await kernel.write(compute_transaction([(strays, {})]))
+                self._ledger.drop_strays(census)
+            return observed
+
+    def _opened(self) -> Kernel:
+        if self._kernel is None:
+            raise Transient("the kernel plane is not started")
+        return self._kernel
+
+    async def apply(self, changes: Changes[Frontend, Forward]) -> Mapping[Frontend, Failure]:
+        """Make the changes in one transaction. Raises Transient, Permanent where the kernel refuses it as a whole.
+
+        What could not be an element is returned as a failure, and the rest is done.
+        """
+        async with self._lock:
+            kernel = self._opened()
+            failures: dict[Frontend, Failure] = {}
+            wanted: dict[Frontend, Forward | None] = dict.fromkeys(changes.remove)
+            for frontend, forward in (*changes.add.items(), *changes.change.items()):
+                failure = judge(frontend, forward)
+                if failure is None:
+                    wanted[frontend] = forward
+                else:
+                    failures[frontend] = failure
+            await self._write(kernel, wanted)
+            return failures
+
+    async def _write(self, kernel: Kernel, wanted: Mapping[Frontend, Forward | None]) -> None:
+        plan = await self._plan(kernel, wanted)
+        await kernel.ensure_timeouts({f.affinity_seconds for f in wanted.values() if f and f.affinity_seconds})
+        if plan.transaction:
+            await kernel.write(plan.transaction)
+        self._ledger.settle(plan)
+        purges = compute_purges(plan.steps)
+        if purges:
+            stale = list(select_stale(kernel.remembered(), purges))
+            kernel.forget(stale)
+        self._tell(plan.steps)
+
+    async def _plan(self, kernel: Kernel, wanted: Mapping[Frontend, Forward | None]) -> Plan:
+        if len(wanted) < _LARGE:
+            strange = self._ledger.strange(wanted)
+        else:
+            strange = await asyncio.to_thread(self._ledger.strange, wanted)
+        rules = (await kernel.read(strange)).rules if strange else {}
+        if len(wanted) < _LARGE:
+            return self._ledger.plan(wanted, rules)
+        return await asyncio.to_thread(self._ledger.plan, wanted, rules)
+
+    def _tell(self, steps: Sequence[Step]) -> None:
+        removals, arrivals = compute_flows(steps)
+        if removals or arrivals:
+            self._on_flows(removals, arrivals)
+
+    async def look(self, wanted: Mapping[Frontend, Forward]) -> Mapping[Frontend, Forward]:
+        """Return what is in the kernel, changing nothing: for commands beside a daemon, or without one.
+
+        The kernel does not know to which Service its elements belong: what is as `wanted` is reported as that, all else
+        as a value that nobody wants. Raises Transient, Permanent.
+        """
+        with NfSocket() as opened:
+            kernel = Kernel(opened)
+            census = await kernel.read() if kernel.is_intact() else Census()
+        digests = {f: digest(render_rules(f, forward)) for f, forward in wanted.items() if judge(f, forward) is None}
+        return {
+            frontend: wanted[frontend] if digests.get(frontend) == number else UNSETTLED
+            for frontend, number in census.digests.items()
+        }
+
+    async def remove(self) -> bool:
+        """Take the table away, without a `start`; was there one? Raises Transient, Permanent."""
+        with NfSocket() as opened:
+            return Kernel(opened).remove()
+
+    async def stop(self, *, keep: bool) -> None:
+        """Leave the table to the next daemon, or take it away with all that it forwards."""
+        async with self._lock:
+            if self._kernel is not None and not keep:
+                self._kernel.remove()
+            self._close()
+
+    def _close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+        if self._kernel is not None:
+            self._kernel.close()
+        self._anchor.close()
+        self._watch, self._kernel, self._ledger = None, None, Ledger()
