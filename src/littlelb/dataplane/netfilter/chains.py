@@ -1,4 +1,4 @@
-"""Tables and base chains of nf_tables: read out of messages, and the requests that list and make them.
+"""Tables, base chains and rules of nf_tables: read out of messages, and the requests that list and make them.
 
 Of others' chains only what decides about packets at large is read: hook, priority, type and policy; so one can say
 that Docker's or firewalld's forward chain drops what nobody asked for. enum nft_table_attributes, nft_chain_attributes,
@@ -74,6 +74,11 @@ def list_chains(family: int = wire.AF_UNSPEC) -> Request:
     return Request(Kind.GETCHAIN, family, b"", wire.NLM_F_DUMP)
 
 
+def list_rules(family: int, table: str) -> Request:
+    """Request that dumps the rules of one table, or before Linux 4.17 of all tables."""
+    return Request(Kind.GETRULE, family, wire.text(_RULE_TABLE, table), wire.NLM_F_DUMP)
+
+
 def add_table(table: Table, *, exclusive: bool = False) -> Request:
     """Request that makes a table; who makes it over which socket decides about its owner, not `table.owner`."""
     flags = wire.NLM_F_CREATE | (wire.NLM_F_EXCL if exclusive else 0)
@@ -124,6 +129,12 @@ def parse_table(message: Message) -> Table:
     )
 
 
+def parse_rule(message: Message) -> tuple[str, str]:
+    """Read NEWRULE: the table and the chain that it stands in. Raises Malformed."""
+    found = message.attributes()
+    return wire.parse_text(_required(found, _RULE_TABLE)), wire.parse_text(_required(found, _RULE_CHAIN))
+
+
 def parse_chain(message: Message) -> BaseChain | None:
     """Read NEWCHAIN; None: it is no base chain, only others' rules lead to it. Raises Malformed."""
     found = message.attributes()
@@ -148,7 +159,7 @@ def _required(found: dict[int, bytes], kind: int) -> bytes:
     try:
         return found[kind]
     except KeyError:
-        raise Malformed(f"a table or chain without attribute {kind}") from None
+        raise Malformed(f"a table, chain or rule without attribute {kind}") from None
 
 
 def _name(names: tuple[str, ...], number: int) -> str:

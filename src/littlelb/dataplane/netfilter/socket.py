@@ -3,11 +3,12 @@
 The kernel does what it is told within send(2), so that all answers wait when it returns: nothing here waits for the
 kernel, but send takes as long as the kernel works. That is 0.1 ms for 16 elements and 0.1 s for 80,000, and as long as
 somebody else's transaction takes where one runs, for there is one at a time in a namespace (a ruleset of thousands of
-rules: seconds). Who must not wait calls `commit` in a thread; one call at a time.
+rules: seconds). Who must not wait calls `commit` in a thread.
 """
 
 import errno
 import socket
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -19,8 +20,10 @@ from littlelb.dataplane.netfilter.chains import (
     BaseChain,
     Table,
     list_chains,
+    list_rules,
     list_tables,
     parse_chain,
+    parse_rule,
     parse_table,
 )
 from littlelb.dataplane.netfilter.element_reader import parse_elements
@@ -72,8 +75,8 @@ def resize(sock: socket.socket, size: int, *, forced: int, plain: int) -> int:
 class NfSocket:
     """Transactions and lists of nf_tables; a context manager.
 
-    `commit` and `generation` share one socket: one thread at a time. Lists have their own, so that one may go on in the
-    loop while a thread commits; the second of two lists at the same time opens another, in its thread's namespace.
+    `commit` and `generation` share one socket, and threads take turns. Lists have their own, so that one may go on in
+    the loop while a thread commits; the second of two lists at the same time opens another, in its thread's namespace.
     """
 
     def __init__(self, opener: Callable[[], socket.socket] = open_socket) -> None:
@@ -81,6 +84,7 @@ class NfSocket:
         self._opener = opener
         self._socket = opener()
         self._idle = [opener()]
+        self._turn = threading.Lock()
         self._sequence = 1
         self._room = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
 
@@ -97,15 +101,17 @@ class NfSocket:
         """
         if not requests:
             return
-        batch = encode_batch(requests, self._sequence, generation)
-        self._sequence = batch.next_sequence
-        self._make_room(len(batch.datagram))
-        _send(self._socket, batch.datagram)
-        _judge(batch, list(_waiting(self._socket)))
+        with self._turn:
+            batch = encode_batch(requests, self._sequence, generation)
+            self._sequence = batch.next_sequence
+            self._make_room(len(batch.datagram))
+            _send(self._socket, batch.datagram)
+            _judge(batch, list(_waiting(self._socket)))
 
     def generation(self) -> int:
         """Number of the ruleset's generation: it grows with each transaction of anybody."""
-        return _ask_generation(self._socket)
+        with self._turn:
+            return _ask_generation(self._socket)
 
     def tables(self, family: int = wire.AF_UNSPEC) -> list[Table]:
         """All tables (of one family), ours and others'."""
@@ -115,6 +121,11 @@ class NfSocket:
         """All base chains (of one family), ours and others'."""
         read = [parse_chain(message) for message in self._list(list_chains(family))]
         return [chain for chain in read if chain is not None]
+
+    def rules(self, family: int, table: str) -> list[str]:
+        """The chain of each rule of a table; of one that is not there, none."""
+        read = [parse_rule(message) for message in self._list(list_rules(family, table))]
+        return [chain for named, chain in read if named == table]
 
     def dump_elements(self, where: SetName) -> Generator[list[Element], None, None]:
         """All elements, in slices of some hundred; an empty slice is only a chance for the loop to breathe.

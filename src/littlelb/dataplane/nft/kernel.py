@@ -29,7 +29,9 @@ from littlelb.dataplane.nft.ruleset import (
     LAYOUT,
     TABLE,
     address_sets,
+    count_rules,
     frontend_sets,
+    is_extra_chain,
     render_affinity,
     render_skeleton,
 )
@@ -41,6 +43,7 @@ _LARGE: Final = 2000
 """Elements from which on a transaction is written in a thread."""
 _NAME_BYTES: Final = 16
 """Of a device's name in a set (IFNAMSIZ)."""
+_RULES: Final = count_rules()
 _TIMEOUT_CHAIN: Final = "remember-"
 
 
@@ -72,8 +75,11 @@ class Kernel:
             raise
 
     def is_intact(self) -> bool:
-        """Is our skeleton loaded? Raises KernelRefusal."""
-        return self.layout() == LAYOUT
+        """Is our skeleton loaded, and are all its rules there? Raises KernelRefusal."""
+        if self.layout() != LAYOUT:
+            return False
+        chains = self._socket.rules(wire.NFPROTO_INET, TABLE)
+        return sum(not is_extra_chain(chain) for chain in chains) == _RULES
 
     async def load(self) -> None:
         """Load the skeleton, or replace what there is of it: one transaction; elements stay. Raises WorldError."""

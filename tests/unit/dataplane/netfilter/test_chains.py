@@ -3,14 +3,16 @@
 import pytest
 
 from littlelb.dataplane.netfilter import wire
-from littlelb.dataplane.netfilter.batch import Kind
+from littlelb.dataplane.netfilter.batch import Kind, Request
 from littlelb.dataplane.netfilter.chains import (
     OWNED,
     BaseChain,
     Table,
     list_chains,
+    list_rules,
     list_tables,
     parse_chain,
+    parse_rule,
     parse_table,
 )
 from littlelb.dataplane.netfilter.wire import Malformed, Message
@@ -66,6 +68,18 @@ def test_incomplete_chain(attributes: tuple[bytes, ...]) -> None:
     """A base chain that lacks something is refused."""
     with pytest.raises(Malformed):
         parse_chain(message(2, *attributes))
+
+
+def test_rule() -> None:
+    """Of a rule only its place is read."""
+    assert parse_rule(message(1, wire.text(1, "t"), wire.text(2, "c"), wire.u64(3, 7))) == ("t", "c")
+    with pytest.raises(Malformed):
+        parse_rule(message(1, wire.text(1, "t")))
+
+
+def test_rules_of_one_table_are_asked_for() -> None:
+    """The kernel leaves out the others, where it is new enough."""
+    assert list_rules(1, "t") == Request(Kind.GETRULE, 1, wire.text(1, "t"), wire.NLM_F_DUMP)
 
 
 def test_requests_list_everything() -> None:

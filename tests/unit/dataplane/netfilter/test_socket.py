@@ -243,3 +243,11 @@ def test_tables_and_base_chains(kernel: Kernel) -> None:
     with NfSocket(kernel.opener) as nf:
         assert nf.tables() == [Table(2, "filter")]
         assert nf.chains() == [BaseChain(2, "filter", "FORWARD", "filter", "forward", 0, "drop")]
+
+
+def test_rules_of_a_table(kernel: Kernel) -> None:
+    """An older kernel lists those of all tables: others' are left out."""
+    rules = [wire.message(0xA06, 2, 1, 1, wire.text(1, table) + wire.text(2, "c")) for table in ("ours", "theirs")]
+    kernel.lists(*rules, done())
+    with NfSocket(kernel.opener) as nf:
+        assert nf.rules(1, "ours") == ["c"]
