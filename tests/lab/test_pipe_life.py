@@ -20,8 +20,8 @@ from littlelb.core.errors import Permanent
 from littlelb.core.model import Plane
 from littlelb.core.plan import Changes, diff
 from littlelb.core.reasons import Reason
-from littlelb.dataplane.pipe.codec import UNSETTLED
 from littlelb.dataplane.pipe.plane import PipePlane
+from littlelb.dataplane.unsettled import UNSETTLED
 from tests.lab.pipe_world import (
     PORT,
     SECONDS,

@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 from littlelb.app.incumbents import select_incumbents
 from littlelb.core.model import Backend, Forward, Frontend, Grant, Protocol
-from littlelb.dataplane.pipe.codec import UNSETTLED
+from littlelb.dataplane.unsettled import UNSETTLED
 
 WEB = Frontend(ip_address("203.0.113.10"), Protocol.TCP, 80)
 SECURE = Frontend(ip_address("203.0.113.10"), Protocol.TCP, 443)

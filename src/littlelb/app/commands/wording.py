@@ -3,7 +3,7 @@
 from typing import TypeAlias, assert_never
 
 from littlelb.core.model import Claim, Forward, Frontend, Ip, Key, Net, Placement, Publication
-from littlelb.dataplane.pipe.codec import UNSETTLED
+from littlelb.dataplane.unsettled import UNSETTLED
 from littlelb.host.address import ALTERED
 
 Value: TypeAlias = Forward | Placement | Claim | Publication

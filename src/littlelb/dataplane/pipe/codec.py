@@ -9,10 +9,9 @@ from littlelb.core.counters import ServiceCounters
 from littlelb.core.model import Backend, Forward, Frontend, Plane, Protocol
 from littlelb.dataplane.pipe.routes import MAX_WEIGHT
 from littlelb.dataplane.pipe.wire import BATCH_BYTES, MAX_FDS, Json, WireError, integer, sequence, text
+from littlelb.dataplane.unsettled import UNSETTLED
 
 _MOST = 1 << 62
-UNSETTLED = Forward(service="", backends=())
-"""What is observed of a frontend whose workers disagree, or that an older worker lent us: nobody wants this."""
 
 
 def render_frontend(frontend: Frontend) -> str:

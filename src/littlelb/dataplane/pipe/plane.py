@@ -23,7 +23,6 @@ from littlelb.core.plan import Changes, Failure
 from littlelb.core.reasons import Reason
 from littlelb.core.state import DesiredState
 from littlelb.dataplane.pipe.codec import (
-    UNSETTLED,
     Counters,
     cut_batches,
     parse_frontend,
@@ -32,6 +31,7 @@ from littlelb.dataplane.pipe.codec import (
 from littlelb.dataplane.pipe.crew import Crew, Member, PipeSettings
 from littlelb.dataplane.pipe.listeners import Listeners, raise_descriptor_limit
 from littlelb.dataplane.pipe.wire import MAX_BACKENDS, WireError, sequence
+from littlelb.dataplane.unsettled import UNSETTLED
 
 _log = structlog.get_logger(__name__)
 _BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)

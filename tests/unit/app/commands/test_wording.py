@@ -19,7 +19,7 @@ from littlelb.core.model import (
     Protocol,
     Publication,
 )
-from littlelb.dataplane.pipe.codec import UNSETTLED
+from littlelb.dataplane.unsettled import UNSETTLED
 from littlelb.host.address import ALTERED
 
 ONE, SIX = Backend(ip_address("10.1.0.11"), 8080), Backend(ip_address("2001:db8::b"), 8080)

@@ -10,7 +10,6 @@ from littlelb.core import counters
 from littlelb.core.counters import ServiceCounters
 from littlelb.core.model import Backend, Forward, Frontend, Plane, Protocol
 from littlelb.dataplane.pipe.codec import (
-    UNSETTLED,
     BackendCounters,
     Counters,
     add_counters,
@@ -24,6 +23,7 @@ from littlelb.dataplane.pipe.codec import (
 )
 from littlelb.dataplane.pipe.routes import Route
 from littlelb.dataplane.pipe.wire import MAX_FDS, WireError, parse, render
+from littlelb.dataplane.unsettled import UNSETTLED
 
 addresses = st.ip_addresses()
 frontends = st.builds(Frontend, addresses, st.just(Protocol.TCP), st.integers(1, 65535))
