@@ -18,6 +18,7 @@ from littlelb.core.model import Announcement, Claim, Ip, Key
 from littlelb.core.publication import compute_publication
 from littlelb.core.serving.backends import index_nodes, select_nodes
 from littlelb.core.serving.decide import decide
+from littlelb.core.serving.weights import index_weights
 from littlelb.core.state import Allocation, Decision, DesiredState, Snapshot, Touched, World
 
 K = TypeVar("K", bound=Hashable)
@@ -65,6 +66,7 @@ def _look_around(snapshot: Snapshot, holders: Index[Ip], last: World | None) -> 
         node_addresses=index_nodes(nodes),
         stale_nodes=not usable,
         vips=holders,
+        node_weights=index_weights(snapshot.nodes.values()),
     )
 
 
@@ -86,6 +88,9 @@ def _move_holders(
 
 def _concerned_by_nodes(old: World, new: World, decisions: Mapping[Key, Decision]) -> Iterable[Key]:
     """Find the Services whose backends may change with the nodes; of a node that only goes, those that it serves."""
+    if old.node_weights != new.node_weights:
+        yield from decisions
+        return
     before, after = set(_reached(old)), set(_reached(new))
     if before == after and old.stale_nodes is new.stale_nodes:
         return

@@ -19,6 +19,8 @@ Failures: TypeAlias = Mapping[Frontend | Ip | Key, Failure]
 """Failed subjects: a frontend, an address, or a whole Service."""
 
 SERVED = "littlelb.io/Served"
+CLIENT_ADDRESS_KEPT = "littlelb.io/ClientAddressKept"
+"""Only with policy Local, which is there for the client's address."""
 PORTS_ERROR = "LoadBalancerPortsError"
 """core/v1 `LoadBalancerPortsError`."""
 ERROR_PREFIX = "littlelb.io/"
@@ -42,7 +44,7 @@ def compute_publication(decision: Decision, failures: Failures) -> Publication:
     return Publication(
         uid=decision.uid,
         ingress=ingress,
-        conditions=_conditions(texts, problems),
+        conditions=(*_client_address(decision.client_address), *_conditions(texts, problems)),
         external_ips=texts if decision.external_ips else (),
     )
 
@@ -82,6 +84,15 @@ def _error(address: Ip, protocol: Protocol, port: int, problems: Mapping[Fronten
     return f"{ERROR_PREFIX}{reason}"
 
 
+def _client_address(lost: str | None) -> tuple[Condition, ...]:
+    """Say whether all backends see the client's address, to those who asked for it."""
+    if lost is None:
+        return ()
+    if lost:
+        return (Condition(CLIENT_ADDRESS_KEPT, "False", Reason.CLIENT_ADDRESS_LOST, lost[:MAX_MESSAGE]),)
+    return (Condition(CLIENT_ADDRESS_KEPT, "True", "Kept", "every backend sees the client's address"),)
+
+
 def _conditions(
     addresses: tuple[str, ...], problems: Mapping[Frontend | None, tuple[str, str]]
 ) -> tuple[Condition, ...]:
@@ -92,7 +103,7 @@ def _conditions(
     messages = "; ".join(dict.fromkeys(message for _, message in problems.values()))
     where = f"served on {', '.join(addresses)}, but " if addresses else "not served: "
     served = Condition(SERVED, "False", reason, f"{where}{messages}"[:MAX_MESSAGE])
-    ports = [(frontend, problem) for frontend, problem in problems.items() if frontend is not None]
+    ports = [(f, problem) for f, problem in problems.items() if f is not None and not f.last_port]
     if not ports or not addresses:
         return (served,)
     words = "; ".join(dict.fromkeys(message for _, (_, message) in ports))

@@ -1,6 +1,6 @@
 """Why something is not as its owner wrote it: refusals and notices are values, never exceptions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from littlelb.core.model import Frontend
@@ -29,6 +29,7 @@ class Reason(StrEnum):
     UNUSABLE_ENDPOINT = "UnusableEndpoint"
     INVALID_SOURCE_RANGES = "InvalidSourceRanges"
     INVALID_ANNOTATION = "InvalidAnnotation"
+    SOURCE_ADDRESS = "SourceAddress"
     CLIENT_ADDRESS_LOST = "ClientAddressLost"
     NOT_PERMITTED = "NotPermitted"
     PENDING = "Pending"
@@ -51,3 +52,9 @@ class Notice:
 
     reason: Reason
     message: str
+    warning: bool = True
+    """False: nothing is wrong; it is shown by `status`, and is no Event."""
+
+    def quiet(self) -> "Notice":
+        """Return the same, as nothing to warn of."""
+        return replace(self, warning=False)

@@ -154,6 +154,9 @@ class Decision:
     """Served on until the addresses asked for have been granted; published only while one of those fails."""
     ports: tuple[tuple[Protocol, int], ...] = ()
     """All ports of the Service, refused ones too."""
+    plane: Plane = Plane.PIPE
+    client_address: str | None = None
+    """Why some backend does not see the client's address; empty: all do; None: policy Cluster, nobody relies on it."""
     ip_mode: str = "VIP"
     external_ips: bool = False
     refusals: tuple[Refusal, ...] = ()
@@ -195,6 +198,8 @@ class World:
     """No node is usable now: these are the last ones that were."""
     vips: Container[Ip]
     """Addresses that Services of ours are served on: never a backend."""
+    node_weights: Mapping[str, tuple[int, Notice | None]] = field(default_factory=dict)
+    """Names of all nodes that have a weight, usable or not, and what is wrong with it: pods run on them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ def _notices(old: Decision | None, new: Decision | None) -> Iterator[Happening]:
         return
     known = {notice.message for notice in old.notices} if old is not None else set()
     for notice in new.notices:
-        if notice.message not in known:
+        if notice.warning and notice.message not in known:
             yield Happening(new.service, EventType.WARNING, notice.reason, "Serve", notice.message)
 
 

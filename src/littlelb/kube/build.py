@@ -26,6 +26,7 @@ from littlelb.core.model import (
     ServicePort,
     ServiceType,
 )
+from littlelb.core.serving.weights import WEIGHT_ANNOTATION
 from littlelb.kube.ownership import FINALIZER
 from littlelb.kube.wire import (
     ANNOTATIONS_OF_PEERS,
@@ -34,7 +35,6 @@ from littlelb.kube.wire import (
     OUR_PREFIX,
     PORTS_ERROR_CONDITION,
     SERVICE_NAME_LABEL,
-    WEIGHT_ANNOTATION,
     WireEndpoint,
     WireEndpointConditions,
     WireIngress,

@@ -17,7 +17,6 @@ SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 EXCLUDE_LABEL = "node.kubernetes.io/exclude-from-external-load-balancers"
 DELETION_TAINT = "ToBeDeletedByClusterAutoscaler"
 OUR_PREFIX = "littlelb.io/"
-WEIGHT_ANNOTATION = "littlelb.io/weight"
 PORTS_ERROR_CONDITION = "LoadBalancerPortsError"
 ANNOTATIONS_OF_PEERS = frozenset(
     {

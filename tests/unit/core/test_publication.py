@@ -42,6 +42,15 @@ def test_a_port_that_fails_is_named_and_every_port_listed() -> None:
     assert _condition(publication)[2].startswith(f"served on {VIP}, but port 53/UDP")
 
 
+def test_a_range_that_fails_is_no_port_of_the_spec() -> None:
+    """`ingress.ports` and the condition for ports know spec.ports only; our own condition says it."""
+    ranged = service("web", VIP, annotations={"littlelb.io/port-ranges": "5000-5999/udp"})
+    (publication,) = compute(snapshot(ranged)).publications.values()
+    assert [entry.ports for entry in publication.ingress] == [()]
+    assert [c.type for c in publication.conditions] == [SERVED]
+    assert _condition(publication)[:2] == ("False", "ProtocolNotSupported")
+
+
 def test_while_it_moves_only_the_new_address_is_published() -> None:
     """The old one is served meanwhile, and published again if the new one fails."""
     state = compute(snapshot(service("web", OTHER), grants={"default/web": grant(frontend(VIP))}))

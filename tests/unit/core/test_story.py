@@ -6,7 +6,7 @@ from typing import Any
 from msgspec import structs
 
 from littlelb.core.desired import compute
-from littlelb.core.model import Ingress, Publication, Service
+from littlelb.core.model import Ingress, Plane, Publication, Service
 from littlelb.core.plan import Failure, Severity
 from littlelb.core.publication import withhold
 from littlelb.core.reasons import Reason
@@ -51,6 +51,13 @@ def test_what_a_service_shows_since_before_a_restart_is_no_news() -> None:
         ("default/wrong", "AllocationFailed"),
     ]
     assert told[1].note == f"serving on {OTHER} instead of 203.0.113.9"
+
+
+def test_what_nobody_has_to_act_upon_is_no_event() -> None:
+    """Whose address backends see is shown by `status`; it warns of nothing."""
+    after = compute(_world(service("web", VIP), settings=replace(STAND_ALONE, planes=(Plane.NFT,))))
+    assert [notice.reason for notice in after.decisions["default/web"].notices] == [Reason.SOURCE_ADDRESS]
+    assert [event.reason for event in _tell(EMPTY, after)] == ["IPAllocated", "EnsuredLoadBalancer"]
 
 
 def test_nothing_new_is_not_told() -> None:

@@ -1,12 +1,15 @@
 """Which endpoints may serve a frontend: pods from EndpointSlices, or nodes by their NodePort.
 
 nodes: not leaving, not excluded, selected by labels; Ready ones if there are any (else all: after an API outage all
-       may turn NotReady at once); at most `max_nodes` for a Service, by rendezvous
-pods:  ready; if there are none, serving and terminating ones (KEP-1669); all with publishNotReadyAddresses
+       may turn NotReady at once); at most `max_nodes` for a Service, by rendezvous; with policy Local those that have
+       ready endpoints, else those whose endpoints serve while they end (what healthCheckNodePort would tell)
+pods:  ready; if there are none, serving and terminating ones (KEP-1669); all with publishNotReadyAddresses; with
+       policy Local this is asked of the pods of this node first
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final, NamedTuple, TypeAlias
 
 from littlelb.core.hashing import rendezvous
 from littlelb.core.ipam.requests import family_of
@@ -24,7 +27,29 @@ from littlelb.core.model import (
     ServicePort,
 )
 from littlelb.core.reasons import Notice, Reason
+from littlelb.core.serving.sources import Source
+from littlelb.core.serving.weights import Weight, parse_weight, share_out
 from littlelb.core.state import BackendsMode, World
+
+UNWEIGHTED: Final = Weight()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What needs backends: one port, or one range of ports, of one Service in one address family."""
+
+    service: Service
+    port: ServicePort
+    """For a range its first port, without name and NodePort."""
+    family: Family
+    slices: tuple[EndpointSlice, ...]
+    source: Source
+    last_port: int = 0
+    """The last port of a range; 0: it is one port."""
+
+    def __str__(self) -> str:
+        """`port 80` or `ports 5000-5999`, for messages."""
+        return f"ports {self.port.port}-{self.last_port}" if self.last_port else f"port {self.port.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +71,14 @@ def select_nodes(nodes: Mapping[str, Node], selector: str) -> tuple[Node, ...]:
     return tuple([node for node in usable if node.ready] or usable)
 
 
-def choose_backends(
-    service: Service, port: ServicePort, family: Family, slices: tuple[EndpointSlice, ...], world: World
-) -> Choice:
+def choose_backends(wanted: Wanted, world: World) -> Choice:
     """Decide for one port and one address family of one Service."""
-    if _uses_nodes(port, slices, world):
-        return _choose_nodes(service, port, family, slices, world)
-    return _choose_pods(service, port, family, slices, world)
+    if wanted.last_port and world.settings.backends is BackendsMode.NODES:
+        text = f"{wanted}: ranges are forwarded to pods only, and --backends is nodes"
+        return Choice(refusal=Notice(Reason.INVALID_PORT, text))
+    if _uses_nodes(wanted.port, wanted.slices, world):
+        return _choose_nodes(wanted, world)
+    return _choose_pods(wanted, world)
 
 
 def _uses_nodes(port: ServicePort, slices: tuple[EndpointSlice, ...], world: World) -> bool:
@@ -65,32 +91,63 @@ def _uses_nodes(port: ServicePort, slices: tuple[EndpointSlice, ...], world: Wor
     return port.node_port > 0
 
 
-def _choose_nodes(
-    service: Service, port: ServicePort, family: Family, slices: tuple[EndpointSlice, ...], world: World
-) -> Choice:
+def _choose_nodes(wanted: Wanted, world: World) -> Choice:
     """At most `max_nodes` nodes, each by its first InternalIP of the family."""
-    reachable = world.node_addresses[family]
-    if service.external_traffic_policy_local:
-        local = _nodes_with_endpoints(slices)
+    reachable = world.node_addresses[wanted.family]
+    if wanted.service.external_traffic_policy_local:
+        local = _nodes_with_endpoints(wanted, reachable)
         reachable = {name: address for name, address in reachable.items() if name in local}
+    if world.node_weights:
+        reachable = _weighing_something(reachable, world)
     names = list(reachable)
     if len(names) > world.settings.max_nodes:
-        names = sorted(rendezvous(service.uid or service.key, names, world.settings.max_nodes))
-    notices: tuple[Notice, ...] = ()
-    if world.stale_nodes and names:
-        text = "no node is left that may serve (labels, taints, deletion): the last ones stay in use"
-        notices = (Notice(Reason.STALE_NODES, text),)
-    elif not names:
+        names = sorted(rendezvous(wanted.service.uid or wanted.service.key, names, world.settings.max_nodes))
+    weights = share_out([world.node_weights.get(name, UNWEIGHTED)[0] for name in names])
+    backends = tuple(
+        Backend(reachable[name], wanted.port.node_port, weight, wanted.source.keeps(reachable[name]))
+        for name, weight in zip(names, weights, strict=True)
+    )
+    return Choice(backends, tuple(_judge_nodes(wanted, names, world)), by_nodes=True)
+
+
+def _weighing_something(reachable: Mapping[str, Ip], world: World) -> Mapping[str, Ip]:
+    """Leave out the nodes that shall take no new connections, before the others are counted; unless all are such."""
+    weighing = {name: ip for name, ip in reachable.items() if world.node_weights.get(name, UNWEIGHTED)[0]}
+    return weighing or reachable
+
+
+def _judge_nodes(wanted: Wanted, names: list[str], world: World) -> Iterable[Notice]:
+    """Say what the owner should know about the nodes that serve."""
+    if not names:
         text = (
-            f"port {port.port}: no node with an {family} InternalIP may serve; look at the node selector and the nodes"
+            f"{wanted}: no node with an {wanted.family} InternalIP may serve; look at the node selector and the nodes"
         )
-        notices = (Notice(Reason.NO_BACKENDS, text),)
-    return Choice(tuple(Backend(reachable[name], port.node_port) for name in names), notices, by_nodes=True)
+        yield Notice(Reason.NO_BACKENDS, text)
+    elif world.stale_nodes:
+        text = "no node is left that may serve (labels, taints, deletion): the last ones stay in use"
+        yield Notice(Reason.STALE_NODES, text)
+    if any(piece.weight for piece in wanted.slices):
+        text = "weights of EndpointSlices have no effect where nodes serve: kube-proxy spreads what a node gets"
+        yield Notice(Reason.INVALID_ANNOTATION, text)
+    yield from _judge_weights(names, world)
 
 
-def _nodes_with_endpoints(slices: tuple[EndpointSlice, ...]) -> frozenset[str]:
+def _judge_weights(nodes: Iterable[str], world: World) -> Iterable[Notice]:
+    """Say which weights of these nodes cannot be read."""
+    if world.node_weights:
+        weights = (world.node_weights.get(name, UNWEIGHTED) for name in dict.fromkeys(nodes))
+        yield from (notice for _, notice in weights if notice is not None)
+
+
+def _nodes_with_endpoints(wanted: Wanted, reachable: Mapping[str, Ip]) -> frozenset[str]:
     """Nodes that answer under policy Local: those with ready endpoints, else with serving ones that end."""
-    endpoints = [endpoint for piece in slices for endpoint in piece.endpoints]
+    endpoints = [
+        endpoint
+        for piece in wanted.slices
+        if piece.family is wanted.family
+        for endpoint in piece.endpoints
+        if endpoint.node in reachable
+    ]
     ready = frozenset(endpoint.node for endpoint in endpoints if endpoint.ready)
     return ready or frozenset(e.node for e in endpoints if e.serving and e.terminating)
 
@@ -105,30 +162,75 @@ def index_nodes(nodes: Iterable[Node]) -> Mapping[Family, Mapping[str, Ip]]:
     return found
 
 
-def _choose_pods(
-    service: Service, port: ServicePort, family: Family, slices: tuple[EndpointSlice, ...], world: World
-) -> Choice:
+class _Candidate(NamedTuple):
+    """An endpoint that could serve, and the weight of its slice."""
+
+    endpoint: Endpoint
+    weight: int
+
+
+_Place: TypeAlias = tuple[Ip, int]
+"""Address and port; a range has port 0."""
+_Candidates: TypeAlias = Mapping[_Place, _Candidate]
+
+
+def _choose_pods(wanted: Wanted, world: World) -> Choice:
     """Endpoints of the slices that have this port; each slice may map the port's name to a number of its own."""
-    candidates: dict[Backend, Endpoint] = {}
-    for piece in slices:
-        number = _target_port(port.name, port.protocol, piece)
-        if piece.family is family and number is not None:
-            for endpoint in piece.endpoints:
-                _merge(candidates, Backend(endpoint.address, number), endpoint)
-    usable = {b: e for b, e in candidates.items() if not _why_unusable(b.address, world)}
-    notices = list(_judge_endpoints(candidates, usable, world))
-    chosen, refusal = _reachable(_serving(service, usable), port, world)
-    notices.extend(Notice(Reason.UNUSABLE_ENDPOINT, f"EndpointSlice {s.key}: {s.fault}") for s in slices if s.fault)
+    candidates, notices = _collect(wanted)
+    usable = {place: c for place, c in candidates.items() if not _why_unusable(place[0], world)}
+    notices.extend(_judge_endpoints(candidates, usable, world))
+    chosen, refusal = _reachable(_serving(wanted, usable, world), wanted, world)
+    notices.extend(
+        Notice(Reason.UNUSABLE_ENDPOINT, f"EndpointSlice {s.key}: {s.fault}") for s in wanted.slices if s.fault
+    )
     if not chosen and not notices and refusal is None:
-        notices.append(Notice(Reason.NO_BACKENDS, f"port {port.port}: no {family} endpoint is ready: refused"))
-    return Choice(tuple(sorted(chosen, key=_order)), tuple(notices), refusal)
+        notices.append(Notice(Reason.NO_BACKENDS, f"{wanted}: no {wanted.family} endpoint is ready: refused"))
+    notices.extend(_judge_weights((candidate.endpoint.node for candidate in chosen.values()), world))
+    return Choice(_spread(chosen, wanted.source, world), tuple(notices), refusal)
 
 
-def _merge(candidates: dict[Backend, Endpoint], backend: Backend, endpoint: Endpoint) -> None:
+def _collect(wanted: Wanted) -> tuple[_Candidates, list[Notice]]:
+    """Find all endpoints of the port, each once, and what is wrong with the weights of their slices."""
+    candidates: dict[_Place, _Candidate] = {}
+    notices: list[Notice] = []
+    for piece in wanted.slices:
+        number = 0 if wanted.last_port else _target_port(wanted.port.name, wanted.port.protocol, piece)
+        if piece.family is not wanted.family or number is None:
+            continue
+        weight, notice = parse_weight(piece.weight, f"EndpointSlice {piece.key}")
+        notices.extend([notice] if notice else [])
+        for endpoint in piece.endpoints:
+            _merge(candidates, (endpoint.address, number), _Candidate(endpoint, weight))
+    return candidates, notices
+
+
+def _merge(candidates: dict[_Place, _Candidate], place: _Place, candidate: _Candidate) -> None:
     """Enter an endpoint; one that stands in two slices (while it moves) counts once, by its better state."""
-    known = candidates.get(backend)
-    if known is None or (endpoint.ready, endpoint.serving) > (known.ready, known.serving):
-        candidates[backend] = endpoint
+    known = candidates.get(place)
+    if known is None or _state(candidate) > _state(known):
+        candidates[place] = candidate
+
+
+def _state(candidate: _Candidate) -> tuple[bool, bool]:
+    return candidate.endpoint.ready, candidate.endpoint.serving
+
+
+def _spread(chosen: _Candidates, source: Source, world: World) -> tuple[Backend, ...]:
+    """Give each its weight, and leave out those of none."""
+    places = sorted(chosen, key=lambda place: (int(place[0]), place[1]))
+    weights = share_out([_weigh(chosen[place], world) for place in places])
+    return tuple(
+        Backend(address, port, weight, source.keeps(address, chosen[address, port].endpoint.node))
+        for (address, port), weight in zip(places, weights, strict=True)
+        if weight
+    )
+
+
+def _weigh(candidate: _Candidate, world: World) -> int:
+    """Multiply the weights of slice and node."""
+    if not world.node_weights:
+        return candidate.weight
+    return candidate.weight * world.node_weights.get(candidate.endpoint.node, UNWEIGHTED)[0]
 
 
 def _target_port(name: str, protocol: Protocol, piece: EndpointSlice) -> int | None:
@@ -139,17 +241,22 @@ def _target_port(name: str, protocol: Protocol, piece: EndpointSlice) -> int | N
     return None
 
 
-def _serving(service: Service, usable: Mapping[Backend, Endpoint]) -> list[Backend]:
+def _serving(wanted: Wanted, usable: _Candidates, world: World) -> _Candidates:
+    """Those of this node under policy Local, if any of them serves; else those of all nodes."""
+    node = world.settings.node_name
+    if node and wanted.service.external_traffic_policy_local:
+        near = {place: c for place, c in usable.items() if c.endpoint.node == node}
+        if local := _by_condition(wanted.service, near):
+            return local
+    return _by_condition(wanted.service, usable)
+
+
+def _by_condition(service: Service, usable: _Candidates) -> _Candidates:
     """Ready endpoints; else those that still serve while they end; all of them if the Service says so."""
     if service.publish_not_ready_addresses:
-        return list(usable)
-    ready = [backend for backend, endpoint in usable.items() if endpoint.ready]
-    return ready or [b for b, e in usable.items() if e.serving and e.terminating]
-
-
-def _order(backend: Backend) -> tuple[int, int, int]:
-    """Order backends so that equal worlds give equal values."""
-    return backend.address.version, int(backend.address), backend.port
+        return usable
+    ready = {place: c for place, c in usable.items() if c.endpoint.ready}
+    return ready or {p: c for p, c in usable.items() if c.endpoint.serving and c.endpoint.terminating}
 
 
 def _why_unusable(address: Ip, world: World) -> str:
@@ -172,30 +279,28 @@ def _never_a_backend(address: Ip) -> bool:
     return number == 0 or first == 127 or 224 <= first < 240 or number >> 16 == 0xA9FE
 
 
-def _judge_endpoints(
-    candidates: Mapping[Backend, Endpoint], usable: Mapping[Backend, Endpoint], world: World
-) -> Iterable[Notice]:
+def _judge_endpoints(candidates: _Candidates, usable: _Candidates, world: World) -> Iterable[Notice]:
     """Name the first endpoint that is never used, and how many more there are."""
-    unusable = [backend.address for backend in candidates if backend not in usable]
+    unusable = [address for address, port in candidates if (address, port) not in usable]
     if unusable:
         more = f" (and {len(unusable) - 1} more)" if len(unusable) > 1 else ""
         text = f"endpoint {unusable[0]}{more} is {_why_unusable(unusable[0], world)} and is not used"
         yield Notice(Reason.UNUSABLE_ENDPOINT, text)
 
 
-def _reachable(chosen: list[Backend], port: ServicePort, world: World) -> tuple[list[Backend], Notice | None]:
+def _reachable(chosen: _Candidates, wanted: Wanted, world: World) -> tuple[_Candidates, Notice | None]:
     """Outside of the cluster, `auto` leaves out pods to which only the default route would lead."""
     settings = world.settings
     if settings.in_cluster or settings.stand_alone or settings.backends is BackendsMode.PODS:
         return chosen, None
-    routed = [backend for backend in chosen if _routed(backend.address, world.host)]
+    routed = {place: c for place, c in chosen.items() if _routed(place[0], world.host)}
     if routed or not chosen:
         return routed, None
     text = (
-        f"port {port.port} has no NodePort, and this machine has no route to pod address {chosen[0].address} but the "
+        f"{wanted} has no NodePort, and this machine has no route to pod address {next(iter(chosen))[0]} but the "
         "default one: add a route to the pod network, or set allocateLoadBalancerNodePorts: true"
     )
-    return [], Notice(Reason.UNREACHABLE_PODS, text)
+    return {}, Notice(Reason.UNREACHABLE_PODS, text)
 
 
 def _routed(address: Ip, host: HostFacts) -> bool:

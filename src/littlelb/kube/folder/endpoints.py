@@ -9,8 +9,9 @@ from ipaddress import IPv4Address
 from msgspec import Struct
 
 from littlelb.core.model import Endpoint, EndpointPort, EndpointSlice, Family, Protocol
+from littlelb.core.serving.weights import WEIGHT_ANNOTATION
 from littlelb.kube.build import parse_ipv4, parse_ipv6
-from littlelb.kube.wire import WEIGHT_ANNOTATION, WireEndpointPort, WireMeta
+from littlelb.kube.wire import WireEndpointPort, WireMeta
 
 
 class WireEndpointAddress(Struct, gc=False, rename="camel"):

@@ -1,6 +1,7 @@
 """Which endpoints may serve."""
 
 from dataclasses import replace
+from ipaddress import ip_network
 
 import pytest
 
@@ -11,12 +12,15 @@ from littlelb.core.model import (
     EndpointSlice,
     Family,
     Node,
+    Plane,
     Protocol,
     Service,
     ServicePort,
 )
 from littlelb.core.reasons import Reason
-from littlelb.core.serving.backends import Choice, choose_backends, index_nodes, select_nodes
+from littlelb.core.serving.backends import Choice, Wanted, choose_backends, index_nodes, select_nodes
+from littlelb.core.serving.sources import choose_source
+from littlelb.core.serving.weights import index_weights
 from littlelb.core.state import BackendsMode, Settings, World
 from tests.worlds import HOST, STAND_ALONE, ip, node, piece, service
 
@@ -32,10 +36,14 @@ def _choose(
     settings: Settings = OUTSIDE,
     of: Service | None = None,
     nodes: tuple[Node, ...] = NODES,
+    plane: Plane = Plane.NFT,
+    last_port: int = 0,
     **fields: object,
 ) -> Choice:
     world = replace(World(settings, HOST, nodes, index_nodes(nodes), stale_nodes=False, vips=frozenset()), **fields)  # type: ignore[arg-type]
-    return choose_backends(of or service(ports=[port]), port, Family.IPV4, slices, world)
+    asked = of or service(ports=[port])
+    source, _ = choose_source(asked, plane, settings)
+    return choose_backends(Wanted(asked, port, Family.IPV4, slices, source, last_port), world)
 
 
 def _addresses(choice: Choice) -> list[str]:
@@ -229,5 +237,105 @@ def test_ipv6_endpoints_of_special_addresses_are_not_used_either() -> None:
     """Loopback, link-local, unspecified, multicast; a plain one is."""
     found = piece("web", ["::1", "fe80::1", "::", "ff02::1", "2001:db8:1::7"], family=Family.IPV6)
     world = World(INSIDE, HOST, NODES, index_nodes(NODES), stale_nodes=False, vips=frozenset())
-    choice = choose_backends(service(), POD_PORT, Family.IPV6, (found,), world)
+    source, _ = choose_source(service(), Plane.PIPE, INSIDE)
+    choice = choose_backends(Wanted(service(), POD_PORT, Family.IPV6, (found,), source), world)
     assert [str(backend.address) for backend in choice.backends] == ["2001:db8:1::7"]
+
+
+def _weights(choice: Choice) -> dict[str, int]:
+    return {str(backend.address): backend.weight for backend in choice.backends}
+
+
+def test_slices_weigh_their_endpoints_and_nodes_their_pods() -> None:
+    """A canary: nine of ten connections to the old ones; on a node of double weight both count double."""
+    old = piece(name="old", addresses=["10.1.0.1"], weight="90")
+    new = piece(name="new", addresses=[Endpoint(ip("10.1.0.2"), node="big")], weight="10")
+    assert _weights(_choose(POD_PORT, old, new, settings=INSIDE)) == {"10.1.0.1": 9, "10.1.0.2": 1}
+    weights = index_weights([node("big", "198.51.100.11", weight="3"), node("n2", "198.51.100.12")])
+    assert _weights(_choose(POD_PORT, old, new, settings=INSIDE, node_weights=weights)) == {
+        "10.1.0.1": 3,
+        "10.1.0.2": 1,
+    }
+    assert _weights(_choose(POD_PORT, piece(), settings=INSIDE, node_weights=weights)) == {"10.1.0.11": 1}
+
+
+def test_weight_zero_takes_nothing_new_unless_all_have_it() -> None:
+    """So that the last version of all still answers."""
+    idle, busy = piece(name="a", addresses=["10.1.0.1"], weight="0"), piece(name="b", addresses=["10.1.0.2"])
+    assert _weights(_choose(POD_PORT, idle, busy, settings=INSIDE)) == {"10.1.0.2": 1}
+    assert _weights(_choose(POD_PORT, idle, settings=INSIDE)) == {"10.1.0.1": 1}
+
+
+def test_a_weight_that_is_none_is_said() -> None:
+    """Of a slice aloud; of a node without an Event for each of its Services."""
+    choice = _choose(POD_PORT, piece(weight="heavy"), settings=INSIDE)
+    assert (_weights(choice), _reasons(choice)) == ({"10.1.0.11": 1}, [Reason.INVALID_ANNOTATION])
+    assert choice.notices[0].warning
+    odd = index_weights([node("n1", "198.51.100.11", weight="-1")])
+    choice = _choose(NODE_PORT, node_weights=odd)
+    assert [(notice.reason, notice.warning) for notice in choice.notices] == [(Reason.INVALID_ANNOTATION, False)]
+    pods = _choose(POD_PORT, piece(addresses=[Endpoint(ip("10.1.0.1"), node="n1")]), settings=INSIDE, node_weights=odd)
+    assert "node n1: littlelb.io/weight: '-1' is not a number" in pods.notices[0].message
+
+
+def test_nodes_are_weighed_before_they_are_counted() -> None:
+    """Those that shall take nothing new are no choice, unless all are such; slices cannot weigh what nodes get."""
+    weights = index_weights([node("n1", "198.51.100.11", weight="0"), node("n2", "198.51.100.12", weight="7")])
+    few = replace(OUTSIDE, max_nodes=1)
+    assert _weights(_choose(NODE_PORT, settings=few, node_weights=weights)) == {"198.51.100.12": 1}
+    none = index_weights([node("n1", "198.51.100.11", weight="0"), node("n2", "198.51.100.12", weight="0")])
+    assert _weights(_choose(NODE_PORT, node_weights=none)) == {"198.51.100.11": 1, "198.51.100.12": 1}
+    vain = _choose(NODE_PORT, piece(weight="3"))
+    assert _reasons(vain) == [Reason.INVALID_ANNOTATION]
+    assert "have no effect where nodes serve" in vain.notices[0].message
+
+
+def test_under_policy_local_pods_of_this_node_come_first() -> None:
+    """Ready ones, else those that still serve while they end; without any here those of all nodes serve."""
+    local = service(external_traffic_policy_local=True)
+    here = replace(INSIDE, node_name="n1")
+    near, far = Endpoint(ip("10.1.0.1"), node="n1"), Endpoint(ip("10.1.0.2"), node="n2")
+    ending = Endpoint(ip("10.1.0.3"), ready=False, serving=True, terminating=True, node="n1")
+    ended = Endpoint(ip("10.1.0.4"), ready=False, serving=False, terminating=True, node="n1")
+    for endpoints, expected in (
+        ([near, far, ending], ["10.1.0.1:8080"]),
+        ([far, ending], ["10.1.0.3:8080"]),
+        ([far, ended], ["10.1.0.2:8080"]),
+    ):
+        choice = _choose(POD_PORT, piece(addresses=endpoints), settings=here, of=local)
+        assert _addresses(choice) == expected
+    assert len(_choose(POD_PORT, piece(addresses=[near, far]), settings=here).backends) == 2
+    assert len(_choose(POD_PORT, piece(addresses=[near, far]), settings=INSIDE, of=local).backends) == 2
+
+
+def test_under_policy_local_only_nodes_that_may_serve_are_asked() -> None:
+    """A ready endpoint on a node that is left out, or of the other family, does not silence those that are ending."""
+    local = service(ports=[NODE_PORT], external_traffic_policy_local=True)
+    out = piece(name="a", addresses=[Endpoint(ip("10.1.0.1"), node="excluded")])
+    six = piece(name="b", addresses=[Endpoint(ip("2001:db8::1"), node="n1")], family=Family.IPV6)
+    ending = piece(
+        name="c", addresses=[Endpoint(ip("10.1.0.2"), ready=False, serving=True, terminating=True, node="n2")]
+    )
+    assert _addresses(_choose(NODE_PORT, out, six, ending, of=local)) == ["198.51.100.12:30080"]
+
+
+def test_backends_keep_the_clients_address_as_the_source_mode_says() -> None:
+    """Pods of this node and of routed networks; nodes only by their network."""
+    here = replace(INSIDE, node_name="n1", routed_networks=(ip_network("10.2.0.0/16"), ip_network("2001:db8::/32")))
+    mixed = piece(addresses=[Endpoint(ip("10.1.0.1"), node="n1"), Endpoint(ip("10.1.0.2"), node="n2"), "10.2.0.1"])
+    assert [b.keeps_source for b in _choose(POD_PORT, mixed, settings=here).backends] == [True, False, True]
+    assert not any(b.keeps_source for b in _choose(POD_PORT, mixed, settings=here, plane=Plane.PIPE).backends)
+    outside = replace(OUTSIDE, node_name="n1", routed_networks=(ip_network("198.51.100.12/32"),))
+    assert [b.keeps_source for b in _choose(NODE_PORT, settings=outside).backends] == [False, True]
+
+
+def test_a_range_goes_to_the_same_port_of_every_pod() -> None:
+    """Whatever ports the slices name; nodes have no NodePorts for it."""
+    slices = (piece(name="a"), piece(name="b", addresses=["10.1.0.12"], port=None, ports=()))
+    media = ServicePort(5000, Protocol.UDP)
+    assert _addresses(_choose(media, *slices, last_port=5999)) == ["10.1.0.11:0", "10.1.0.12:0"]
+    nodes = _choose(media, *slices, last_port=5999, settings=replace(OUTSIDE, backends=BackendsMode.NODES))
+    assert nodes.refusal is not None
+    assert nodes.refusal.message == "ports 5000-5999: ranges are forwarded to pods only, and --backends is nodes"
+    nobody = _choose(media, last_port=5999, settings=INSIDE)
+    assert nobody.notices[0].message == "ports 5000-5999: no IPv4 endpoint is ready: refused"
