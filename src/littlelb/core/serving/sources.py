@@ -92,13 +92,9 @@ def explain_source(source: Source, backends: Iterable[Backend]) -> Notice | None
     kept = {backend.keeps_source for backend in backends}
     if not kept:
         return None
-    match source.mode:
-        case SourceAddress.KEEP:
-            return _KEPT
-        case SourceAddress.MASQUERADE:
-            return _MASQUERADED
-        case SourceAddress.AUTO:
-            return _SOME if len(kept) == 2 else _ALL if True in kept else _NONE
+    if source.mode is SourceAddress.AUTO:
+        return _SOME if len(kept) == 2 else _ALL if True in kept else _NONE
+    return _KEPT if source.mode is SourceAddress.KEEP else _MASQUERADED
 
 
 def explain_loss(service: Service, source: Source, backends: Iterable[Backend]) -> Notice | None:
