@@ -132,28 +132,34 @@ def _requests(kind: Kind, flags: int, where: SetName, elements: Iterable[Element
 
 
 def _encode_all(elements: Iterable[Element]) -> Iterator[bytes]:
-    frames: dict[tuple[int, int], tuple[bytes, bytes, bytes]] = {}
+    frames: dict[tuple[int, int | Verdict | None], tuple[bytes, bytes, bytes]] = {}
     for element in elements:
         key, data = element.key, element.data
-        if type(data) is not bytes or element.key_end is not None or _adorned(element):
+        if not key or element.key_end is not None or _adorned(element):
             yield encode_element(element)
             continue
-        frame = frames.get((len(key), len(data)))
+        value, kind = (data, len(data)) if isinstance(data, bytes) else (b"", data)
+        form = len(key), kind
+        frame = frames.get(form)
         if frame is None:
-            frame = frames[len(key), len(data)] = _frame(len(key), len(data))
+            frame = frames[form] = _frame(*form)
         before, between, after = frame
-        yield before + key + between + data + after
+        yield before + key + between + value + after
 
 
 def _adorned(element: Element) -> bool:
     return element.counter is not None or element.timeout is not None or element.flags != 0
 
 
-def _frame(key_size: int, data_size: int) -> tuple[bytes, bytes, bytes]:
-    """What stands before, between and after key and value in elements of these sizes."""
-    sample = encode_element(Element(b"\0" * key_size, b"\0" * data_size))
+def _frame(key_size: int, data: int | Verdict | None) -> tuple[bytes, bytes, bytes]:
+    """What stands before, between and after a key and a value of these sizes; verdicts, which are few, belong to it."""
+    key_end = 12 + key_size
+    if not isinstance(data, int):
+        sample = encode_element(Element(b"\0" * key_size, data))
+        return sample[:12], b"", sample[key_end:]
+    sample = encode_element(Element(b"\0" * key_size, b"\0" * data))
     data_start = 12 + (key_size + 3 & ~3) + 8
-    return sample[:12], sample[12 + key_size : data_start], sample[data_start + data_size :]
+    return sample[:12], sample[key_end:data_start], sample[data_start + data :]
 
 
 def encode_element(element: Element) -> bytes:

@@ -62,12 +62,21 @@ def test_a_whole_request() -> None:
     assert request.attributes.hex() == HEX(names + "34000380" + CAPTURED["verdict"][1]).hex()
 
 
-@given(st.binary(min_size=1, max_size=40), st.binary(max_size=20))
-def test_short_way_and_long_way_agree(key: bytes, data: bytes) -> None:
+@given(
+    st.lists(
+        st.builds(
+            Element,
+            st.binary(max_size=9),
+            st.none() | st.binary(max_size=9) | st.sampled_from([sets.goto("c"), Verdict(VerdictCode.DROP)]),
+        ),
+        min_size=1,
+        max_size=9,
+    )
+)
+def test_short_way_and_long_way_agree(elements: list[Element]) -> None:
     """Elements of key and value are built from a frame: the bytes are those of the general encoder."""
-    element = Element(key, data)
-    (request,) = sets.add_elements(SLOTS, [element])
-    assert request.attributes.endswith(sets.encode_element(element))
+    (request,) = sets.add_elements(SLOTS, elements)
+    assert request.attributes.endswith(b"".join(map(sets.encode_element, elements)))
 
 
 def test_many_elements_are_cut_into_messages() -> None:
