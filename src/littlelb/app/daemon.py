@@ -195,8 +195,11 @@ class Daemon:
             await self._clock.sleep(pause)
             if self._parts.source.synced and self._parts.changed_since_save():
                 began = self._clock.monotonic()
-                content = self._parts.encode_state(self._clock.now())
-                await asyncio.to_thread(self._parts.state_file.write, content)
+                pieces = []
+                for piece in self._parts.encode_state(self._clock.now()):
+                    pieces.append(piece)
+                    await asyncio.sleep(0)  # an event that came meanwhile does not wait for the rest
+                await asyncio.to_thread(self._parts.state_file.write, b"".join(pieces))
                 pause = max(SAVE_SECONDS, SAVE_PAUSES * (self._clock.monotonic() - began))
 
     async def _count(self) -> None:

@@ -1,7 +1,7 @@
 """All parts of the daemon, built and wired: the one place where a target meets the world and the loop."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
@@ -17,7 +17,7 @@ from littlelb.config import Config
 from littlelb.control.apply import AnyTarget
 from littlelb.control.loop import Loop
 from littlelb.control.reconciler import PassResult, Reconciler
-from littlelb.control.state_file import StateFile, Stored, encode_world
+from littlelb.control.state_file import StateFile, Stored, encode_pieces
 from littlelb.control.store import Store
 from littlelb.core.model import Claim, Forward, Frontend, HostFacts, Ip, Key, Plane, Publication, Service
 from littlelb.core.serving.planes import FORWARDED
@@ -132,14 +132,15 @@ class Parts:
         changed, self.saved_pass = number != self.saved_pass, number
         return changed
 
-    def encode_state(self, written: float) -> bytes:
-        """Encode the world and who holds what."""
-        return encode_world(self.store.peek(), self.store.grants, written)
+    def encode_state(self, written: float) -> Iterator[bytes]:
+        """Encode the world and who holds what, piece by piece."""
+        world = self.store.peek()
+        return encode_pieces(world, world.grants, written)
 
     def save(self) -> None:
         """Write the state file; before anything was heard or recalled, the one that is there knows more."""
         if self.store.ready:
-            self.state_file.write(self.encode_state(self.clock.now()))
+            self.state_file.write(b"".join(self.encode_state(self.clock.now())))
 
     def after_pass(self, result: PassResult) -> None:
         """Tell the story, and everybody who wants to know."""

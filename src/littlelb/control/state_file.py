@@ -5,7 +5,8 @@ one and never half of one. It is used only until the API answers; what it says a
 """
 
 import os
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from threading import Lock
@@ -31,6 +32,8 @@ from littlelb.core.state import Snapshot
 VERSION = 1
 FILE_NAME = "world.msgpack"
 NEW_SUFFIX = ".new"
+_FIXMAP, _ARRAY32, _MAP32 = 0x80, 0xDD, 0xDF
+PIECE_OBJECTS = 64
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 MAX_BYTES = 512 * 1024 * 1024
 log = structlog.get_logger(__name__)
@@ -130,16 +133,36 @@ class Stored(msgspec.Struct):
 
 def encode_world(snapshot: Snapshot, grants: Mapping[Key, Grant], written: float) -> bytes:
     """Turn what is known into the file's bytes: LoadBalancer Services, their slices, all nodes."""
+    return b"".join(encode_pieces(snapshot, grants, written))
+
+
+def encode_pieces(snapshot: Snapshot, grants: Mapping[Key, Grant], written: float) -> Iterator[bytes]:
+    """Encode in pieces of a millisecond or two: with ten thousand Services all of it takes a fifth of a second.
+
+    `grants` must not change meanwhile.
+    """
     services = [s for s in snapshot.services.values() if s.type is ServiceType.LOAD_BALANCER or s.has_finalizer]
-    content = {
-        "version": VERSION,
-        "written": written,
-        "services": services,
-        "slices": [piece for service in services for piece in snapshot.slices.get(service.key, ())],
-        "nodes": list(snapshot.nodes.values()),
-        "grants": {key: _store_grant(grant) for key, grant in grants.items()},
-    }
-    return msgspec.msgpack.encode(content, enc_hook=str)
+    slices = [piece for service in services for piece in snapshot.slices.get(service.key, ())]
+    lists: dict[str, Sequence[object]] = {"services": services, "slices": slices, "nodes": [*snapshot.nodes.values()]}
+    yield _header(_FIXMAP | 6) + _encode("version") + _encode(VERSION) + _encode("written") + _encode(written)
+    for name, items in lists.items():
+        yield _encode(name) + _header(_ARRAY32, len(items))
+        for start in range(0, len(items), PIECE_OBJECTS):
+            yield b"".join(_encode(item) for item in items[start : start + PIECE_OBJECTS])
+    yield _encode("grants") + _header(_MAP32, len(grants))
+    entries = list(grants.items())
+    for start in range(0, len(entries), PIECE_OBJECTS):
+        some = entries[start : start + PIECE_OBJECTS]
+        yield b"".join(_encode(key) + _encode(_store_grant(grant)) for key, grant in some)
+
+
+def _encode(value: object) -> bytes:
+    return msgspec.msgpack.encode(value, enc_hook=str)
+
+
+def _header(kind: int, length: int | None = None) -> bytes:
+    """First byte of a container and, if it does not hold it, the length (MessagePack specification, "formats")."""
+    return bytes([kind]) if length is None else struct.pack(">BI", kind, length)
 
 
 def _store_grant(grant: Grant) -> StoredGrant:

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 import structlog
 
-from littlelb.control.state_file import StateFile, decode_world, encode_world
+from littlelb.control.state_file import StateFile, decode_world, encode_pieces, encode_world
 from littlelb.core.model import ServiceType
 from tests.worlds import frontend, grant, node, piece, service, snapshot
 
@@ -97,3 +97,16 @@ def test_a_disk_that_cannot_be_written_is_said_once_and_harms_nothing(tmp_path: 
         blocked.unlink()
         file.write(b"x")
     assert [entry["event"] for entry in logs] == ["state_file.not_written", "state_file.written_again"]
+
+
+def test_a_large_world_is_encoded_in_pieces() -> None:
+    """None of them takes long, and together they are the file."""
+    many = [service(f"s{number}", "203.0.113.7") for number in range(200)]
+    world = snapshot(*many, *(piece(one.name) for one in many), node("n1", "198.51.100.11"))
+    grants = {one.key: grant(frontend("203.0.113.7")) for one in many}
+    pieces = list(encode_pieces(world, grants, 3.0))
+    assert max(map(len, pieces)) < sum(map(len, pieces)) / 5
+    stored = decode_world(b"".join(pieces))
+    assert {one.key: one for one in stored.services} == world.services
+    assert len(stored.slices) == 200
+    assert stored.granted() == grants
