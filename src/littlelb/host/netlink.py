@@ -8,7 +8,7 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +18,7 @@ from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 
 from littlelb.core.model import Ip
 from littlelb.host.conversation import Conversation
+from littlelb.host.forwarding.devconf import Setting, get_settings, parse_settings, set_settings
 from littlelb.host.rtnl import (
     Address,
     Edit,
@@ -100,6 +101,24 @@ class Netlink:
         """
         requests = [render_edit(edit, by_protocol=self._by_protocol) for edit in edits]
         return await self._conversation.change(requests, seconds)
+
+    def read_index(self, device: str) -> int | None:
+        """Return the index of a device of this network namespace; None: there is none of this name."""
+        try:
+            return socket.if_nametoindex(device)
+        except OSError:  # ENODEV, and nothing else
+            return None
+
+    async def read_settings(self, index: int) -> Mapping[Setting, int]:
+        """Read a device's IPv4 settings; empty where it has no IPv4. Raises OSError."""
+        found = await self._conversation.dump(get_settings(index), parse_settings)
+        return found[0] if found else {}
+
+    async def write_settings(self, index: int, values: Mapping[Setting, int]) -> None:
+        """Set some of a device's IPv4 settings. Raises OSError: EPERM, ENODEV."""
+        for code in await self._conversation.change([set_settings(index, values)]):
+            if code:
+                raise OSError(code, os.strerror(code))
 
     async def _open(self) -> None:
         self._route = AsyncIPRoute()

@@ -1,4 +1,6 @@
-"""Judges kernel settings that keep a held address from being reached; reads them, and never writes one.
+"""Reads kernel settings, and judges those that keep a held address from being reached.
+
+Only `host.forwarding` writes one, and remembers it.
 
 Keys are written with slashes, which sysctl(8) takes too, so that the dot of a device like `eth0.5` stays a dot. Of
 IPv4's settings the larger value of `all` and the device counts (ip-sysctl).
@@ -18,6 +20,11 @@ def read_sysctl(key: str) -> str | None:
         return (_ROOT / key).read_text().strip()
     except OSError:  # a kernel without it (IPv6 not built in), or a device that is not there: nothing to judge
         return None
+
+
+def write_sysctl(key: str, value: str) -> None:
+    """Set `net/ipv6/conf/eth0/force_forwarding`; raises OSError: EROFS in most containers, EACCES, ENOENT."""
+    (_ROOT / key).write_text(value)
 
 
 def find_obstacles(device: str, *, link_prefix: bool, read: Callable[[str], str | None] = read_sysctl) -> list[Finding]:

@@ -2,10 +2,11 @@
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from littlelb.core.model import Ip
+from littlelb.host.forwarding.devconf import Setting
 from littlelb.host.rtnl import Address, Edit, Link, Put, Route
 
 ETH0, ETH1 = Link(2, "eth0", up=True, mac=b"\x02\x00\x5e\x00\x53\x01"), Link(3, "eth1", up=True, mac=b"")
@@ -22,6 +23,9 @@ class FakeKernel:
     unreadable: int = 0
     in_time: int | None = None
     """How many edits there is time for in one go; None: any number."""
+    settings: dict[int, dict[Setting, int]] = field(default_factory=dict)
+    unwritable: int = 0
+    """The errno with which settings are refused."""
     renewed: list[tuple[Ip, int]] = field(default_factory=list)
 
     async def read_links(self) -> list[Link]:
@@ -49,6 +53,26 @@ class FakeKernel:
         self._readable()
         done = list(edits) if seconds is None else list(edits)[: self.in_time]
         return [self._put(edit) if isinstance(edit, Put) else self._take(edit.found) for edit in done]
+
+    def read_index(self, device: str) -> int | None:
+        """Find a device by its name."""
+        return next((link.index for link in self.links if link.name == device), None)
+
+    async def read_settings(self, index: int) -> Mapping[Setting, int]:
+        """Return its IPv4 settings, all 0 at first."""
+        self._present(index)
+        return dict.fromkeys(Setting, 0) | self.settings.get(index, {})
+
+    async def write_settings(self, index: int, values: Mapping[Setting, int]) -> None:
+        """Set some of them."""
+        self._present(index)
+        if self.unwritable:
+            raise OSError(self.unwritable, os.strerror(self.unwritable))
+        self.settings[index] = {**self.settings.get(index, {}), **values}
+
+    def _present(self, index: int) -> None:
+        if all(link.index != index for link in self.links):
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
 
     def _put(self, put: Put) -> int:
         if put.address in self.refusals:
