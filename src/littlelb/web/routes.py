@@ -30,8 +30,8 @@ _HEADERS = {
 class Views:
     """What the server asks the rest of the program for, at each request."""
 
-    report: Callable[[], StatusReport]
-    details: Callable[[], StatusReport]
+    report: Callable[[], Awaitable[StatusReport]]
+    details: Callable[[], Awaitable[StatusReport]]
     """The same with every backend of every Service."""
     metrics: Callable[[StatusReport], bytes]
     """Called in a thread: with very many Services it takes longer than the loop may stand still."""
@@ -47,15 +47,15 @@ def build_public_app(views: Views, host_names: frozenset[str] = frozenset()) -> 
         return web.Response(text=f"{why or 'ok'}\n", status=503 if why else 200)
 
     async def readyz(_request: web.Request) -> web.Response:
-        why = compute_unready(views.report())
+        why = compute_unready(await views.report())
         return web.Response(text="\n".join(why or ("ok",)) + "\n", status=503 if why else 200)
 
     async def scrape(_request: web.Request) -> web.Response:
-        body = await asyncio.to_thread(views.metrics, views.report())
+        body = await asyncio.to_thread(views.metrics, await views.report())
         return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
 
     async def page(_request: web.Request) -> web.Response:
-        return web.Response(text=pages.render_page(views.report()), content_type="text/html")
+        return web.Response(text=pages.render_page(await views.report()), content_type="text/html")
 
     app = web.Application(
         middlewares=[_check_host(frozenset(name.lower() for name in host_names) | {"localhost"}), _harden]
@@ -77,7 +77,7 @@ def build_private_app(views: Views) -> web.Application:
 
 def _status(views: Views) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def status(_request: web.Request) -> web.Response:
-        return web.Response(body=encode(views.details()), content_type="application/json")
+        return web.Response(body=encode(await views.details()), content_type="application/json")
 
     return status
 

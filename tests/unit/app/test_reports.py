@@ -1,5 +1,6 @@
 """What is asked again and again is computed once."""
 
+import asyncio
 from pathlib import Path
 from typing import cast
 
@@ -20,13 +21,14 @@ async def test_services_are_looked_at_after_a_pass_and_the_daemon_always(tmp_pat
     config, clock = load_config(flags, {}), SystemClock()
     parts = await build_parts(config, clock, cast("Netlink", FakeKernel()))
     reporter = Reporter(config, parts, clock)
-    before = reporter.report()
+    before = await reporter.report()
     assert (before.services, before.daemon.synced) == ((), False)
     await parts.source.list_once()
-    again = reporter.report()
+    again = await reporter.report()
     assert again.services is before.services
     assert again.daemon.synced
     parts.reconciler.use([])
     reporter.take(await parts.reconciler.run_pass(full=True))
-    assert [service.key for service in reporter.report().services] == ["default/web"]
-    assert reporter.report().services is reporter.report().services
+    shown, same = await asyncio.gather(reporter.report(), reporter.report())
+    assert [service.key for service in shown.services] == ["default/web"]
+    assert shown.services is same.services

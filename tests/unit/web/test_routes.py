@@ -22,9 +22,16 @@ PERMANENT = PassStatus(
 @asynccontextmanager
 async def client(report: StatusReport, stuck: str = "") -> AsyncIterator[TestClient]:  # type: ignore[type-arg]
     """Ask the public app, which knows itself as LB-1."""
+
+    async def short() -> StatusReport:
+        return msgspec.structs.replace(report, services=())
+
+    async def details() -> StatusReport:
+        return report
+
     views = Views(
-        report=lambda: msgspec.structs.replace(report, services=()),
-        details=lambda: report,
+        report=short,
+        details=details,
         metrics=lambda shown: f"pid {shown.daemon.pid}\n".encode(),
         stuck=lambda: stuck,
     )
@@ -125,7 +132,11 @@ def test_hosts_that_are_refused(header: str) -> None:
 
 async def test_private_app(report: StatusReport) -> None:
     """The socket's app serves the report and nothing else; it has no Host to check."""
-    views = Views(lambda: report, lambda: report, metrics=lambda _: b"", stuck=lambda: "")
+
+    async def shown() -> StatusReport:
+        return report
+
+    views = Views(shown, shown, metrics=lambda _: b"", stuck=lambda: "")
     async with TestClient(TestServer(build_private_app(views))) as ask:
         answer = await ask.get("/status", headers={"Host": "loadbalancer"})
         assert decode_report(await answer.read()) == report
