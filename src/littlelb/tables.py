@@ -59,6 +59,7 @@ def render_status(report: StatusReport) -> list[RenderableType]:
     parts: list[RenderableType] = [
         _text(f"littlelb {daemon.version} on {daemon.holder}, pid {daemon.pid}, since {started}"),
         _text(f"{daemon.source}: {connection}"),
+        _text(f"planes: {daemon.plane}{f'; no nft: {daemon.no_nft}' if daemon.no_nft else ''}"),
     ]
     parts += [_text(f"not ready: {line}", "red") for line in compute_unready(report)]
     parts += [_text(f"folder: {line}", "red") for line in daemon.folder_errors]

@@ -275,6 +275,7 @@ def test_status(invoke: Invoke, tmp_path: Path) -> None:
     assert lines == [
         "littlelb 1.2 on lb-1, pid 812, since 1970-01-01 00:00:00 UTC",
         "https://192.0.2.1:6443: connected",
+        "planes: pipe",
         "not ready: synced, but the first pass is not finished",
         "SERVICE STATE ADDRESSES PORTS PLANE HOLDER BACKENDS CONNECTIONS",
         "default/bad refused - - - - 0/0 0 so far",

@@ -19,6 +19,7 @@ DAEMON = DaemonStatus(
     holder="lb-1",
     synced=True,
     connected=True,
+    no_nft="the command nft is missing",
     folder_errors=("a.yaml:3: bad",),
 )
 
@@ -63,6 +64,7 @@ def test_status_without_services(capsys: pytest.CaptureFixture[str]) -> None:
     print_all(render_status(StatusReport(daemon=DAEMON)))
     assert capsys.readouterr().out.splitlines()[1:] == [
         "services/: connected",
+        "planes: pipe; no nft: the command nft is missing",
         "not ready: synced, but the first pass is not finished",
         "folder: a.yaml:3: bad",
         "no Service of type LoadBalancer is ours",

@@ -8,6 +8,7 @@ import gc
 import os
 import signal
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -19,7 +20,7 @@ from littlelb.app.parts import Parts, build_parts
 from littlelb.app.reports import Reporter
 from littlelb.app.signals import Stop, StopSignals
 from littlelb.config import Config, OnExit
-from littlelb.core.errors import ConfigError, Transient
+from littlelb.core.errors import ConfigError, WorldError
 from littlelb.core.interfaces import Clock
 from littlelb.host.instance import InstanceLock
 from littlelb.host.netlink import Netlink
@@ -78,10 +79,11 @@ class Daemon:
     async def run(self, signals: StopSignals) -> Stop:
         """Work until a signal, then go in order."""
         parts = self._parts
-        await parts.plane.start()
-        parts.recognise(await parts.plane.observe(None))
+        await parts.planes.start()
+        parts.take_settings(parts.config)
+        parts.recognise(await parts.planes.pipe.observe(None))
         await parts.see_listeners()
-        outer: dict[str, Coroutine[Any, Any, None]] = {"pipe workers": parts.plane.run(), **self._writers()}
+        outer: dict[str, Coroutine[Any, Any, None]] = {"planes": parts.planes.run(), **self._writers()}
         inner = self._workers()
         async with asyncio.TaskGroup() as writers:
             writing = [writers.create_task(_forever(name, work), name=name) for name, work in outer.items()]
@@ -139,7 +141,7 @@ class Daemon:
         parts.save()
         if keep:
             log.info("daemon.keeps", effect="addresses, listeners and connections stay for the next start")
-            await parts.plane.stop(keep=True)
+            await parts.planes.stop(keep=True)
             return
         drain = await self._drain_seconds()
         log.info("daemon.withdraws", drain_seconds=drain)
@@ -148,23 +150,22 @@ class Daemon:
                 budget.set_pace(WITHDRAW_WRITES_PER_SECOND, 2 * WITHDRAW_WRITES_PER_SECOND)
         try:
             async with asyncio.timeout(drain + WITHDRAW_SECONDS):
-                await parts.loop.withdraw(parts.plane.drain)
+                await parts.loop.withdraw(parts.planes.drain)
                 if parts.speech is not None:
                     await parts.speech.publish.flush(WITHDRAW_SECONDS / 2)
-                    await parts.loop.withdraw(parts.plane.drain)
+                    await parts.loop.withdraw(parts.planes.drain)
                     await parts.speech.recorder.flush(1.0)
         except TimeoutError:
             log.warning("daemon.withdrawal_cut", remedy="what is left is removed by the next start, or by cleanup")
-        await parts.plane.stop(keep=False)
+        await parts.planes.stop(keep=False)
         parts.save()
 
     async def _drain_seconds(self) -> int:
-        """Ask the workers, who may serve what an earlier daemon told them and this one has not looked at yet."""
-        try:
-            served = await self._parts.plane.observe(None)
-        except Transient:
-            served = self._parts.reconciler.state.forwards
-        return max((forward.withdraw_seconds for forward in served.values()), default=0)
+        """Ask the planes, which may serve what an earlier daemon told them and this one has not looked at yet."""
+        known = list(self._parts.reconciler.state.forwards.values())
+        with suppress(WorldError):  # then what we know ourselves has to do
+            known += (await self._parts.planes.switch.observe(None)).values()
+        return max((forward.withdraw_seconds for forward in known), default=0)
 
     # --- tasks -------------------------------------------------------------------------------------------------------
 
@@ -232,7 +233,7 @@ class Daemon:
             log.error("config.refused", errors=list(error.errors), effect="the settings before stay in force")
             return old
         log.info("config.reloaded", effect="what decisions depend on is in force; other settings need a restart")
-        self._parts.store.tell_settings(new.settings())
+        self._parts.take_settings(new)
         return new
 
 

@@ -12,6 +12,7 @@ from littlelb.announce.probe import LanProber
 from littlelb.announce.target import AnnounceTarget
 from littlelb.app.clock import SystemClock
 from littlelb.app.incumbents import select_incumbents
+from littlelb.app.planes import Planes
 from littlelb.app.sources import ApiParts, ApiServer, Folder, Source, connect, resolve_server
 from littlelb.config import Config
 from littlelb.control.apply import AnyTarget
@@ -22,6 +23,8 @@ from littlelb.control.store import Store
 from littlelb.core.model import Claim, Forward, Frontend, HostFacts, Ip, Key, Plane, Publication, Service
 from littlelb.core.serving.planes import FORWARDED
 from littlelb.core.story import EventType, changed_keys, tell
+from littlelb.dataplane.nft.plane import NftPlane, NftSettings
+from littlelb.dataplane.nft.runner import probe
 from littlelb.dataplane.pipe.crew import PipeSettings
 from littlelb.dataplane.pipe.plane import PipePlane
 from littlelb.host.address import AddressTarget
@@ -63,7 +66,7 @@ class Parts:
     store: Store
     reconciler: Reconciler
     loop: Loop
-    plane: PipePlane
+    planes: Planes
     address: AddressTarget
     announce: AnnounceTarget
     scan: ListenerScan
@@ -84,6 +87,17 @@ class Parts:
     async def see_listeners(self) -> None:
         """Look which ports the host itself listens on, once the workers are known: their sockets are ours."""
         self.store.tell_host(replace(self.store.host, listeners=await self.scan()))
+
+    def take_settings(self, config: Config) -> None:
+        """Decide by this configuration from now on, as far as the planes of this machine allow."""
+        self.config = config
+        self.planes.ask(config.plane)
+        self.store.tell_settings(config.settings(self.planes.no_nft))
+
+    def planes_changed(self) -> None:
+        """Another plane works than before: Services move to it, or away from it."""
+        self.take_settings(self.config)
+        self.loop.hint()
 
     def recognise(self, served: Mapping[Frontend, Forward]) -> None:
         """Take what workers already serve as held: it is newer than the state file, and outlives it."""
@@ -111,7 +125,7 @@ class Parts:
     @property
     def local_targets(self) -> list[AnyTarget]:
         """Those that need nobody but this machine."""
-        return [self.plane, self.address, self.announce]
+        return [self.planes.switch, self.address, self.announce]
 
     @property
     def api_targets(self) -> list[AnyTarget]:
@@ -216,6 +230,19 @@ def pipe_settings(config: Config) -> PipeSettings:
     return PipeSettings(config.run_dir / "pipe", workers=config.pipe_workers, connect_seconds=config.connect_timeout)
 
 
+def build_planes(
+    config: Config, name_owner: Callable[[Frontend], str] = lambda _: "", hint: Callable[[], None] = lambda: None
+) -> Planes:
+    """Build both planes; nothing is started or asked."""
+    pipe = PipePlane(pipe_settings(config), name_owner, hint)
+    return Planes(config.plane, pipe, NftPlane(NftSettings(config.linkdevice), hint), probe)
+
+
+def _most_able(config: Config) -> Plane:
+    """Name the plane that may come to carry the most."""
+    return Plane.PIPE if config.plane.value == Plane.PIPE.value else Plane.NFT
+
+
 async def build_parts(config: Config, clock: SystemClock, netlink: Netlink) -> Parts:
     """Build and wire; reads the host's facts (`see_listeners` adds to them) and the state file.
 
@@ -225,9 +252,10 @@ async def build_parts(config: Config, clock: SystemClock, netlink: Netlink) -> P
     api = connect(config, clock) if config.kubernetes else None
     servers = await resolve_server(api.server) if api is not None else frozenset()
     facts = await read_host_facts(netlink, config.linkdevice)
-    store = Store(config.settings(), replace(facts, api_servers=servers), wires.wake)
-    plane = PipePlane(pipe_settings(config), wires.name_listener, wires.hint)
-    scan = ListenerScan(lambda: plane.pids | {os.getpid()}, protocols=FORWARDED[Plane.PIPE])
+    planes = build_planes(config, wires.name_listener, wires.hint)
+    await planes.find_out()
+    store = Store(config.settings(planes.no_nft), replace(facts, api_servers=servers), wires.wake)
+    scan = ListenerScan(lambda: planes.pipe.pids | {os.getpid()}, protocols=FORWARDED[_most_able(config)])
     address = AddressTarget(netlink, LanProber(), wires.look_again)
     announce = AnnounceTarget()
     reconciler = Reconciler(store, [], clock)
@@ -242,7 +270,7 @@ async def build_parts(config: Config, clock: SystemClock, netlink: Netlink) -> P
         store=store,
         reconciler=reconciler,
         loop=Loop(store, reconciler, clock, wires.after_pass),
-        plane=plane,
+        planes=planes,
         address=address,
         announce=announce,
         scan=scan,
@@ -253,6 +281,7 @@ async def build_parts(config: Config, clock: SystemClock, netlink: Netlink) -> P
         speech=_speech(api, store, clock, wires) if api is not None else None,
     )
     wires.parts = parts
+    planes.on_change = parts.planes_changed
     reconciler.use([*parts.local_targets, *parts.api_targets])
     return parts
 

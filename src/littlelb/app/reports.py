@@ -13,9 +13,9 @@ from littlelb.control.reconciler import PassResult
 from littlelb.core.counters import ServiceCounters
 from littlelb.core.errors import Transient
 from littlelb.core.model import Frontend
+from littlelb.core.serving.planes import order_planes
 from littlelb.core.shown.report import Observed, compute_report
 from littlelb.core.shown.status import DaemonStatus, StatusReport
-from littlelb.dataplane.pipe.codec import count_services
 
 
 class Reporter:
@@ -41,10 +41,9 @@ class Reporter:
     async def count(self) -> None:
         """Ask the workers for their counters; while they cannot be asked, the last ones stay."""
         try:
-            counted = await self._parts.plane.counters()
+            fresh = dict(await self._parts.planes.counters())
         except Transient:
             return
-        fresh = count_services(counted)
         if fresh != self._counters:
             self._counters, self._made = fresh, {}
 
@@ -70,12 +69,14 @@ class Reporter:
 
     def _status(self) -> DaemonStatus:
         source, speech = self._parts.source, self._parts.speech
+        planes, no_nft = order_planes(self._parts.config.plane, self._parts.planes.no_nft)
         return DaemonStatus(
             version=__version__,
             pid=os.getpid(),
             started=self._started,
             source=source.name,
-            plane="pipe",
+            plane=", ".join(planes),
+            no_nft=no_nft,
             holder=os.uname().nodename,
             synced=source.synced,
             connected=source.connected,

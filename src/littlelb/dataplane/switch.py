@@ -139,6 +139,11 @@ def _unsettled(*said: Forward | None) -> Forward:
     return replace(named, drain_seconds=_NEVER)
 
 
+def is_settled(forward: Forward) -> bool:
+    """Do both planes agree on what was observed?"""
+    return forward.drain_seconds != _NEVER
+
+
 def _is_piped(_frontend: Frontend, forward: Forward) -> bool:
     return forward.plane is Plane.PIPE
 

@@ -22,6 +22,7 @@ async def parts(tmp_path: Path) -> Parts:
     flags = {
         "manifests": str(tmp_path / "services"),
         "linkdevice": "eth0",
+        "plane": "pipe",
         "state-dir": str(tmp_path / "state"),
         "run-dir": str(tmp_path / "run"),
     }

@@ -17,7 +17,13 @@ async def test_services_are_looked_at_after_a_pass_and_the_daemon_always(tmp_pat
     (tmp_path / "web.yaml").write_text(
         "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {type: LoadBalancer, ports: [{port: 80}]}}"
     )
-    flags = {"manifests": str(tmp_path), "linkdevice": "eth0", "state-dir": "/nowhere", "run-dir": str(tmp_path / "r")}
+    flags = {
+        "manifests": str(tmp_path),
+        "linkdevice": "eth0",
+        "plane": "pipe",
+        "state-dir": "/nowhere",
+        "run-dir": str(tmp_path / "r"),
+    }
     config, clock = load_config(flags, {}), SystemClock()
     parts = await build_parts(config, clock, cast("Netlink", FakeKernel()))
     reporter = Reporter(config, parts, clock)

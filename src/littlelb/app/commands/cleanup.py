@@ -1,6 +1,6 @@
 """`cleanup`: takes away what bears our mark, in the order of a tear-down, and nothing else.
 
-    status, conditions, externalIPs → addresses → workers with their listeners → finalizers → our files
+    status, conditions, externalIPs → addresses → our table → workers with their listeners → finalizers → our files
 
 Each thing is looked for where it is, not where a record says it was made: a crash may have lost the record.
 """
@@ -13,14 +13,13 @@ from littlelb.announce.probe import LanProber
 from littlelb.app.clock import SystemClock
 from littlelb.app.commands.files import find_files, remove_empty_folders, remove_files
 from littlelb.app.commands.wording import render_key
-from littlelb.app.parts import pipe_settings
+from littlelb.app.parts import build_planes
 from littlelb.app.sources import ApiParts, connect, list_all
 from littlelb.config import Config
 from littlelb.control.store import Shelf
 from littlelb.core.errors import ConfigError, Transient, WorldError
 from littlelb.core.model import Claim, Key, Publication, Service
 from littlelb.core.plan import Changes, Failure
-from littlelb.dataplane.pipe.plane import PipePlane
 from littlelb.host.address import AddressTarget
 from littlelb.host.instance import InstanceLock
 from littlelb.host.netlink import Netlink
@@ -98,8 +97,8 @@ async def cleanup(config: Config, *, dry_run: bool) -> list[str]:
 
 
 async def _clear_host(config: Config, netlink: Netlink, tally: Tally, *, dry_run: bool) -> None:
-    """Remove addresses, then the workers that serve them."""
-    plane = PipePlane(pipe_settings(config), lambda _frontend: "", lambda: None)
+    """Remove addresses, then what forwards for them: the table, the workers."""
+    planes = build_planes(config)
     try:
         removed = await AddressTarget(netlink, LanProber()).remove_all(dry_run=dry_run)
         tally.lines += [f"address {found}" for found in removed]
@@ -108,10 +107,15 @@ async def _clear_host(config: Config, netlink: Netlink, tally: Tally, *, dry_run
     except WorldError as error:
         tally.failures.append(str(error))
     try:
-        tally.lines += [f"listener {render_key(frontend)}" for frontend in sorted(await plane.look(), key=str)]
-        tally.lines += [f"worker process {pid}" for pid in sorted(plane.pids)]
+        if await planes.kernel.remove(dry_run=dry_run):
+            tally.lines.append("nftables table inet littlelb")
+    except WorldError as error:
+        tally.failures.append(f"the nftables table cannot be removed: {error}")
+    try:
+        tally.lines += [f"listener {render_key(frontend)}" for frontend in sorted(await planes.pipe.look(), key=str)]
+        tally.lines += [f"worker process {pid}" for pid in sorted(planes.pipe.pids)]
         if not dry_run:
-            await plane.end_workers()
+            await planes.pipe.end_workers()
     except WorldError as error:
         tally.failures.append(str(error))
 

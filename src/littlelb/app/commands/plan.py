@@ -20,7 +20,7 @@ from littlelb.control.apply import failure_from
 from littlelb.core.desired import compute
 from littlelb.core.errors import Transient, WorldError
 from littlelb.core.interfaces import Phase
-from littlelb.core.model import Forward, Frontend, Key, Publication
+from littlelb.core.model import Key, Publication
 from littlelb.core.plan import Changes, diff
 from littlelb.core.shown.plan_document import PlanDocument, PlanLine, Verb
 from littlelb.core.state import DesiredState
@@ -42,14 +42,14 @@ async def plan(config: Config) -> PlanDocument:
 
 async def compute_plan(parts: Parts) -> PlanDocument:
     """Hear everything once, decide, compare; what cannot be read is an error of the plan, a refused Service is not."""
-    served = await parts.plane.look()
+    piped = await parts.planes.pipe.look()
     await parts.see_listeners()
-    parts.recognise(served)
+    parts.recognise(piped)
     await list_in_time(parts)
     state = compute(parts.store.peek())
     lines: list[PlanLine] = []
     errors = list(parts.source.errors)
-    for phase, differ in _differs(parts, state, served):
+    for phase, differ in _differs(parts, state):
         try:
             lines.extend(render_lines(phase, *await differ()))
         except WorldError as error:
@@ -70,10 +70,11 @@ Difference = tuple[Changes[Any, Any], Mapping[Any, Any]]  # each phase has keys 
 Differ = Callable[[], Awaitable[Difference]]
 
 
-def _differs(parts: Parts, state: DesiredState, served: Mapping[Frontend, Forward]) -> list[tuple[Phase, Differ]]:
+def _differs(parts: Parts, state: DesiredState) -> list[tuple[Phase, Differ]]:
     """Say, in the order of bring-up, how each phase is compared."""
 
     async def forwards() -> Difference:
+        served = await parts.planes.look(state.forwards)
         return diff(state.forwards, served), served
 
     async def addresses() -> Difference:

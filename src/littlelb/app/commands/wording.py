@@ -2,7 +2,8 @@
 
 from typing import TypeAlias, assert_never
 
-from littlelb.core.model import Claim, Forward, Frontend, Ip, Key, Net, Placement, Publication
+from littlelb.core.model import Backend, Claim, Forward, Frontend, Ip, Key, Net, Placement, Publication
+from littlelb.dataplane.switch import is_settled
 from littlelb.dataplane.unsettled import UNSETTLED
 from littlelb.host.address import ALTERED
 
@@ -15,7 +16,8 @@ def render_key(key: Frontend | Ip | Key) -> str:
     """`203.0.113.10:80/TCP`, `[2001:db8::1]:80/TCP`, an address, or the name of a Service."""
     if not isinstance(key, Frontend):
         return str(key)
-    return f"{_with_port(key.address, key.port)}/{key.protocol}"
+    last = f"-{key.last_port}" if key.last_port else ""
+    return f"{_with_port(key.address, key.port)}{last}/{key.protocol}"
 
 
 def render_value(value: Value) -> str:
@@ -34,12 +36,17 @@ def render_value(value: Value) -> str:
 
 
 def _forward(forward: Forward) -> str:
-    if forward == UNSETTLED:
-        return "served by some of the workers, or by workers of another version"
-    texts = [_with_port(backend.address, backend.port) for backend in forward.backends[:MOST]]
+    if forward == UNSETTLED or not is_settled(forward):
+        return "not as it was left: by one plane of two, by some of the workers, or with elements that others changed"
+    texts = [_with_port(one.address, one.port) + _weight(one) for one in forward.backends[:MOST]]
     if len(forward.backends) > MOST:
         texts.append(f"{len(forward.backends) - MOST} more")
-    details = [forward.service]
+    details = [forward.service, forward.plane]
+    if any(backend.keeps_source for backend in forward.backends):
+        kept = all(backend.keeps_source for backend in forward.backends)
+        details.append("client address kept" if kept else "client address kept for some")
+    if forward.from_link_only:
+        details.append("link only")
     if forward.source_ranges is not None:
         details.append(f"from {_networks(forward.source_ranges)} only")
     if forward.affinity_seconds:
@@ -47,6 +54,10 @@ def _forward(forward: Forward) -> str:
     if forward.drain_seconds is not None:
         details.append(f"drain {forward.drain_seconds} s")
     return f"{', '.join(texts) or 'refused: no backend'} ({', '.join(details)})"
+
+
+def _weight(backend: Backend) -> str:
+    return f" x{backend.weight}" if backend.weight != 1 else ""
 
 
 def _networks(ranges: tuple[Net, ...]) -> str:
@@ -66,4 +77,5 @@ def _publication(publication: Publication) -> str:
 
 
 def _with_port(address: Ip, port: int) -> str:
-    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+    where = f":{port}" if port else " (port kept)"
+    return f"[{address}]{where}" if address.version == 6 else f"{address}{where}"

@@ -133,6 +133,7 @@ class DaemonStatus(Struct, frozen=True, gc=False, kw_only=True):
     source: str
     """Where the objects come from: the API server's URL, or the folder."""
     plane: str
+    """Those that work here, the preferred one first: `nft, pipe`."""
     holder: str
     """The name of this machine."""
     synced: bool
@@ -146,6 +147,8 @@ class DaemonStatus(Struct, frozen=True, gc=False, kw_only=True):
     refused: tuple[str, ...] = ()
     """What the API server does not let us read, with the remedy."""
     events_dropped: int = 0
+    no_nft: str = ""
+    """Why the kernel plane does not work here, or is not used."""
     conntrack: TableUse | None = None
     """Null: it cannot be read here."""
 

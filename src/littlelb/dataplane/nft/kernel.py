@@ -176,9 +176,13 @@ class Kernel:
                     if gone.code != errno.ENOENT:
                         raise
 
+    def is_there(self) -> bool:
+        """Is there a table of ours, whatever is in it? Raises WorldError."""
+        return any(table.name == TABLE for table in self._socket.tables(wire.NFPROTO_INET))
+
     def remove(self) -> bool:
         """Delete the table and all that is in it; False: there was none. Raises WorldError."""
-        if not any(table.name == TABLE for table in self._socket.tables(wire.NFPROTO_INET)):
+        if not self.is_there():
             return False
         self._socket.commit([Request(Kind.DELTABLE, wire.NFPROTO_INET, wire.text(1, TABLE))])
         return True

@@ -9,6 +9,7 @@ writes what differs. A skeleton of another layout is replaced together with all 
 """
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from littlelb.core.model import Forward, Frontend
 from littlelb.core.plan import Changes, Failure
 from littlelb.core.state import DesiredState
 from littlelb.dataplane.netfilter.anchor import Anchor
+from littlelb.dataplane.netfilter.errors import KernelRefusal
 from littlelb.dataplane.netfilter.event_socket import open_events
 from littlelb.dataplane.netfilter.socket import NfSocket
 from littlelb.dataplane.nft.elements.affinity import compute_purges, select_stale
@@ -37,6 +39,7 @@ from littlelb.dataplane.unsettled import UNSETTLED
 _log = structlog.get_logger(__name__)
 _LARGE: Final = 500
 """Frontends from which on a plan is made in a thread."""
+_ATTEMPTS: Final = 3
 
 OnFlows = Callable[[Sequence[Removal], Sequence[Arrival]], None]
 
@@ -120,10 +123,7 @@ class NftPlane:
             return self._ledger.last_applied(keys)
         async with self._lock:
             kernel = self._opened()
-            if self._watch is not None:
-                self._watch.rearm()
-            await self._prepare(kernel)
-            census = await kernel.read()
+            census = await self._read(kernel)
             observed = self._ledger.compare(census)
             strays = self._ledger.select_strays(census)
             if strays:
@@ -131,6 +131,19 @@ class NftPlane:
                 await kernel.write(compute_transaction([(strays, {})]))
                 self._ledger.drop_strays(census)
             return observed
+
+    async def _read(self, kernel: Kernel) -> Census:
+        """Read everything; what is taken away from under our eyes is put back, and read again."""
+        for _ in range(_ATTEMPTS):
+            if self._watch is not None:
+                self._watch.rearm()
+            await self._prepare(kernel)
+            try:
+                return await kernel.read()
+            except KernelRefusal as error:
+                if error.code != errno.ENOENT:
+                    raise
+        raise Transient("somebody takes our table away whenever it is loaded; the log names the process ids")
 
     def _opened(self) -> Kernel:
         if self._kernel is None:
@@ -197,10 +210,11 @@ class NftPlane:
             for frontend, number in census.digests.items()
         }
 
-    async def remove(self) -> bool:
+    async def remove(self, *, dry_run: bool = False) -> bool:
         """Take the table away, without a `start`; was there one? Raises Transient, Permanent."""
         with NfSocket() as opened:
-            return Kernel(opened).remove()
+            kernel = Kernel(opened)
+            return kernel.is_there() if dry_run else kernel.remove()
 
     async def stop(self, *, keep: bool) -> None:
         """Leave the table to the next daemon, or take it away with all that it forwards."""

@@ -60,7 +60,7 @@ def kernel() -> FakeKernel:
 async def parts(home: Path, kernel: FakeKernel) -> Parts:
     """Parts on an empty folder, on a machine that has nothing of ours."""
     (home / "services").mkdir()
-    flags = {"manifests": str(home / "services"), "linkdevice": "eth0"}
+    flags = {"manifests": str(home / "services"), "linkdevice": "eth0", "plane": "pipe"}
     flags |= {name: str(home / name) for name in ("state-dir", "run-dir")}
     return await build_parts(load_config(flags, {}), SystemClock(), cast("Netlink", kernel))
 
@@ -79,7 +79,7 @@ async def test_what_comes_what_goes_and_who_is_refused(parts: Parts, kernel: Fak
     before = list(kernel.addresses)
     found = await compute_plan(parts)
     assert found.lines == (
-        PlanLine(phase="forward", verb=Verb.ADD, key=f"{VIP}:80/TCP", after="198.51.100.11:8080 (demo/web)"),
+        PlanLine(phase="forward", verb=Verb.ADD, key=f"{VIP}:80/TCP", after="198.51.100.11:8080 (demo/web, pipe)"),
         PlanLine(phase="address", verb=Verb.ADD, key=VIP, after="/32 on eth0"),
         PlanLine(phase="address", verb=Verb.REMOVE, key="203.0.113.99", before="/32 on eth0"),
     )

@@ -2,6 +2,7 @@
 
 from ipaddress import ip_address, ip_network
 
+import msgspec
 import pytest
 
 from littlelb.app.commands.wording import Value, render_key, render_value
@@ -15,6 +16,7 @@ from littlelb.core.model import (
     Ip,
     Key,
     Placement,
+    Plane,
     PortError,
     Protocol,
     Publication,
@@ -22,6 +24,7 @@ from littlelb.core.model import (
 from littlelb.dataplane.unsettled import UNSETTLED
 from littlelb.host.address import ALTERED
 
+NOT_AS_LEFT = "not as it was left: by one plane of two, by some of the workers, or with elements that others changed"
 ONE, SIX = Backend(ip_address("10.1.0.11"), 8080), Backend(ip_address("2001:db8::b"), 8080)
 
 
@@ -30,6 +33,7 @@ ONE, SIX = Backend(ip_address("10.1.0.11"), 8080), Backend(ip_address("2001:db8:
     [
         (Frontend(ip_address("203.0.113.10"), Protocol.TCP, 80), "203.0.113.10:80/TCP"),
         (Frontend(ip_address("2001:db8::1"), Protocol.UDP, 53), "[2001:db8::1]:53/UDP"),
+        (Frontend(ip_address("203.0.113.10"), Protocol.UDP, 5000, 5999), "203.0.113.10:5000-5999/UDP"),
         (ip_address("203.0.113.10"), "203.0.113.10"),
         ("default/web", "default/web"),
     ],
@@ -42,8 +46,8 @@ def test_keys(key: Frontend | Ip | Key, text: str) -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (Forward(service="default/web", backends=(ONE, SIX)), "10.1.0.11:8080, [2001:db8::b]:8080 (default/web)"),
-        (Forward(service="default/web", backends=()), "refused: no backend (default/web)"),
+        (Forward(service="default/web", backends=(ONE, SIX)), "10.1.0.11:8080, [2001:db8::b]:8080 (default/web, pipe)"),
+        (Forward(service="default/web", backends=()), "refused: no backend (default/web, pipe)"),
         (
             Forward(
                 service="default/web",
@@ -52,13 +56,31 @@ def test_keys(key: Frontend | Ip | Key, text: str) -> None:
                 affinity_seconds=60,
                 drain_seconds=30,
             ),
-            "10.1.0.11:8080 (default/web, from 192.0.2.0/24 only, session affinity, drain 30 s)",
+            "10.1.0.11:8080 (default/web, pipe, from 192.0.2.0/24 only, session affinity, drain 30 s)",
         ),
         (
             Forward(service="default/web", backends=(ONE,), source_ranges=()),
-            "10.1.0.11:8080 (default/web, from nobody only)",
+            "10.1.0.11:8080 (default/web, pipe, from nobody only)",
         ),
-        (UNSETTLED, "served by some of the workers, or by workers of another version"),
+        (
+            Forward(
+                service="default/web",
+                backends=(msgspec.structs.replace(ONE, weight=3, keeps_source=True), SIX),
+                plane=Plane.NFT,
+                from_link_only=True,
+            ),
+            "10.1.0.11:8080 x3, [2001:db8::b]:8080 (default/web, nft, client address kept for some, link only)",
+        ),
+        (
+            Forward(
+                service="default/web",
+                backends=(Backend(ip_address("10.1.0.11"), 0, keeps_source=True),),
+                plane=Plane.NFT,
+            ),
+            "10.1.0.11 (port kept) (default/web, nft, client address kept)",
+        ),
+        (UNSETTLED, NOT_AS_LEFT),
+        (Forward(service="default/web", backends=(ONE,), drain_seconds=-1), NOT_AS_LEFT),
         (Placement("eth0", 32), "/32 on eth0"),
         (ALTERED, "altered by somebody else"),
         (Claim("uid"), "finalizer"),
@@ -84,4 +106,6 @@ def test_values(value: Value, text: str) -> None:
 def test_thousands_of_backends_are_counted() -> None:
     """A long list is cut."""
     many = tuple(Backend(ip_address(f"10.1.0.{number}"), 8080) for number in range(1, 21))
-    assert render_value(Forward(service="default/web", backends=many)).endswith("10.1.0.8:8080, 12 more (default/web)")
+    assert render_value(Forward(service="default/web", backends=many)).endswith(
+        "10.1.0.8:8080, 12 more (default/web, pipe)"
+    )
