@@ -7,6 +7,7 @@ import asyncio
 import gc
 import os
 import signal
+import sys
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
@@ -41,6 +42,10 @@ SAVE_SECONDS = 0.5
 SAVE_PAUSES = 20
 """Saving takes at most a twentieth of the time, however much changes."""
 COUNT_SECONDS = 5.0
+SWITCH_SECONDS = 0.001
+"""How long a thread that computes (a report, metrics) may keep the loop from an event; by default 5 ms."""
+YOUNG_OBJECTS = 20_000
+"""So many new objects before the garbage collector looks at them; by default 700, which is a Service or two."""
 PROGRESS_SECONDS = 2.0
 CONFIG_SECONDS = 2.0
 STUCK_SECONDS = 120.0
@@ -49,6 +54,7 @@ log = structlog.get_logger(__name__)
 
 async def run(config: Config) -> int:
     """Be the daemon until a signal says otherwise; the exit code. Raises `ConfigError`, `Permanent`, `Transient`."""
+    tune_interpreter()
     clock = SystemClock()
     with InstanceLock(clock.now):
         async with Netlink() as netlink:
@@ -251,6 +257,12 @@ def _stamp(path: os.PathLike[str] | None) -> tuple[int, int] | None:
 def _cancel(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
+
+
+def tune_interpreter() -> None:
+    """Set the interpreter up for a loop that events wait for, with large worlds of values that hold no cycles."""
+    sys.setswitchinterval(SWITCH_SECONDS)
+    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
 
 
 async def spare_collector(decided: Callable[[], bool], clock: Clock) -> None:
