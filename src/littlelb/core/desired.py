@@ -16,8 +16,8 @@ from littlelb.core.ipam.allocation import allocate
 from littlelb.core.ipam.cases import Docket
 from littlelb.core.model import Announcement, Claim, Ip, Key
 from littlelb.core.publication import compute_publication
-from littlelb.core.serving.backends import index_nodes, select_nodes
 from littlelb.core.serving.decide import decide
+from littlelb.core.serving.nodes import index_nodes, select_nodes
 from littlelb.core.serving.weights import index_weights
 from littlelb.core.state import Allocation, Decision, DesiredState, Snapshot, Touched, World
 

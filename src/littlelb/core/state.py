@@ -191,7 +191,7 @@ class World:
     settings: Settings
     host: HostFacts
     nodes: tuple[Node, ...]
-    """Usable nodes (`core.serving.backends.select_nodes`)."""
+    """Usable nodes (`core.serving.nodes.select_nodes`)."""
     node_addresses: Mapping[Family, Mapping[str, Ip]]
     """Their names → the address by which each is reached, for all Services at once: there are Services times nodes."""
     stale_nodes: bool

@@ -21,7 +21,7 @@ from littlelb.config import Config
 from littlelb.control.store import Store
 from littlelb.core.errors import ConfigError, Transient, WorldError
 from littlelb.core.model import HostFacts, Service, ServiceType
-from littlelb.core.serving.backends import select_nodes
+from littlelb.core.serving.nodes import select_nodes
 from littlelb.core.shown.findings import Finding, Level
 from littlelb.core.state import PrefixMode
 from littlelb.host.facts import read_host_facts

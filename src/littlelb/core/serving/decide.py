@@ -26,7 +26,8 @@ from littlelb.core.model import (
     ServicePort,
 )
 from littlelb.core.reasons import Notice, Refusal
-from littlelb.core.serving.backends import Choice, Wanted, choose_backends
+from littlelb.core.serving.backends import choose_backends
+from littlelb.core.serving.choice import Choice, Wanted
 from littlelb.core.serving.ip_mode import VIP, choose_ip_mode
 from littlelb.core.serving.planes import choose_plane, explain_plane
 from littlelb.core.serving.sources import Source, choose_source, explain_loss, explain_source

@@ -23,6 +23,9 @@ class Weight(NamedTuple):
     notice: Notice | None = None
 
 
+UNWEIGHTED: Final = Weight()
+
+
 def parse_weight(text: str, whose: str) -> Weight:
     """Read one annotation of `whose` (`node n1`); empty is none."""
     if not text:
@@ -40,6 +43,13 @@ def index_weights(nodes: Iterable[Node]) -> Mapping[str, Weight]:
 
 def _quietly(weight: Weight) -> Weight:
     return weight if weight.notice is None else weight._replace(notice=weight.notice.quiet())
+
+
+def judge_weights(names: Iterable[str], weights: Mapping[str, tuple[int, Notice | None]]) -> Iterable[Notice]:
+    """Say which of these nodes have a weight that cannot be read."""
+    if weights:
+        found = (weights.get(name, UNWEIGHTED) for name in dict.fromkeys(names))
+        yield from (notice for _, notice in found if notice is not None)
 
 
 def share_out(weights: Sequence[int]) -> list[int]:
