@@ -16,8 +16,9 @@ import pytest
 
 from littlelb.announce.probe import LanProber
 from littlelb.core.interfaces import Phase, Target
-from littlelb.core.model import Backend, Forward, Frontend, Ip, Placement, Protocol
+from littlelb.core.model import Backend, Forward, Frontend, Ip, Placement, Plane, Protocol
 from littlelb.core.plan import Changes, Failure, Severity, diff
+from littlelb.dataplane.nft.plane import NftPlane, NftSettings
 from littlelb.dataplane.pipe.crew import PipeSettings
 from littlelb.dataplane.pipe.plane import PipePlane
 from littlelb.host.address import AddressTarget
@@ -110,6 +111,29 @@ def play_pipe(script: Script, folder: Path) -> None:
         lan.balancer.call(lambda: asyncio.run(main()))
 
 
+def play_nft(script: Script, _folder: Path) -> None:
+    """FORWARD by the kernel of a namespace."""
+    _need_namespaces()
+
+    async def main() -> None:
+        plane = NftPlane(NftSettings("eth0"), lambda: None)
+        await plane.start()
+        try:
+            first, second = (Frontend(ip_address("203.0.113.7"), Protocol.UDP, port) for port in (80, 81))
+            here, there = (Backend(ip_address("198.51.100.11"), port) for port in (8080, 8081))
+            wanted = Forward(service="default/web", backends=(here,), plane=Plane.NFT)
+            changed = Forward(service="default/web", backends=(here, there), plane=Plane.NFT, affinity_seconds=60)
+            foreign = Backend(ip_address("2001:db8::1"), 8080)
+            mixed = Forward(service="default/web", backends=(foreign,), plane=Plane.NFT)
+            impossible = Frontend(ip_address("203.0.113.7"), Protocol.TCP, 82)
+            await script(Subject(plane, (first, wanted), (second, wanted), changed, (impossible, mixed)))
+        finally:
+            await plane.stop(keep=False)
+
+    with Lan(clients=0, backends=0) as lan:
+        lan.balancer.call(lambda: asyncio.run(main()))
+
+
 @asynccontextmanager
 async def _pipe(folder: Path) -> AsyncIterator[PipePlane]:
     plane = PipePlane(PipeSettings(folder / "pipe", workers=2), lambda _frontend: "", lambda: None)
@@ -130,7 +154,7 @@ def _need_namespaces() -> None:
         pytest.skip(reason)
 
 
-@pytest.fixture(params=[play_double, play_address, play_pipe], ids=["double", "address", "pipe"])
+@pytest.fixture(params=[play_double, play_address, play_pipe, play_nft], ids=["double", "address", "pipe", "nft"])
 def play(request: pytest.FixtureRequest) -> Play:
     """One of the targets."""
     chosen: Play = request.param
