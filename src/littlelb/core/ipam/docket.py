@@ -189,6 +189,8 @@ def _open_case(service: Service, cluster: ClusterAddresses, snapshot: Snapshot) 
 def _regrant(case: Case, snapshot: Snapshot) -> Case:
     """Enter what it holds now."""
     granted = snapshot.grants.get(case.service.key, NO_GRANT)
+    if granted is case.granted:
+        return case
     grant = _give_back(granted, case.wants, snapshot)
     held = grant.addresses
     return Case(
