@@ -26,7 +26,7 @@ class Sender(Protocol):
 
 
 class Pace:
-    """So many frames a second."""
+    """So many frames a second, however many send at the same time."""
 
     def __init__(
         self,
@@ -37,12 +37,14 @@ class Pace:
     ) -> None:
         """The defaults are the real world; tests give their own time."""
         self._rate, self._sleep, self._monotonic = frames_per_second, sleep, monotonic
+        self._free_at = 0.0
 
     async def send(self, port: Sender, frames: Iterable[Frame]) -> None:
         """Send them in order. Raises OSError, e.g. ENETDOWN."""
-        rest, began, sent = iter(frames), self._monotonic(), 0
+        rest = iter(frames)
         while burst := list(islice(rest, BURST)):
-            if sent:
-                await self._sleep(max(0.0, began + sent / self._rate - self._monotonic()))
+            now = self._monotonic()
+            start = max(now, self._free_at)
+            self._free_at = start + len(burst) / self._rate
+            await self._sleep(start - now)
             await port.send(burst)
-            sent += len(burst)

@@ -13,6 +13,7 @@ renewed, and take the connected route and the source of the host's traffic with 
 a second allows; the others wait for the next pass, so that nothing else waits for them.
 """
 
+import asyncio
 import errno
 import os
 import time
@@ -29,7 +30,7 @@ from littlelb.core.model import Ip, Placement
 from littlelb.core.plan import Changes, Failure
 from littlelb.core.state import DesiredState
 from littlelb.host.inquiry import Inquiry
-from littlelb.host.refusals import about_to_be_put, being_asked, conflict, explain, missing
+from littlelb.host.refusals import ABOUT_TO_BE_PUT, being_asked, conflict, explain, missing
 from littlelb.host.rtnl import FOREVER, Address, Edit, Link, Put, Take
 
 log = structlog.get_logger(__name__)
@@ -139,10 +140,8 @@ class AddressTarget:
         anew = {address: want for address, want in changes.change.items() if self._used.pop(address, None)}
         try:
             links = {link.name: link for link in await self._table.read_links()}
-            verdicts = self._inquiry.judge(await self._find_strangers({**changes.add, **anew}, links))
             failures |= {ip: missing(ip, want.device) for ip, want in wanted.items() if want.device not in links}
-            failures |= {address: conflict(address, mac) for address, mac in verdicts.taken.items()}
-            failures |= {address: being_asked(address) for address in verdicts.waiting}
+            failures |= await self._ask(await self._find_strangers({**changes.add, **anew}, links))
             ready = {ip: want for ip, want in wanted.items() if ip not in failures and ip not in self._used}
             failures |= await self._place(ready, links)
         except OSError as error:
@@ -177,9 +176,11 @@ class AddressTarget:
         except OSError as error:
             raise Transient(f"cannot read this machine's addresses: {error.strerror}") from error
         entries: dict[Ip, list[Address]] = {}
-        for entry in found:
+        for at, entry in enumerate(found):
             if entry.marked:
                 entries.setdefault(entry.address, []).append(entry)
+            if at % _CHUNK == 0:
+                await asyncio.sleep(0)
         unmarked = {(entry.address, names.get(entry.index)) for entry in found if not entry.marked}
         self._entries = entries
         self._held = {address: _placement(ours, names) for address, ours in entries.items()}
@@ -191,6 +192,17 @@ class AddressTarget:
         candidates = {ip: want for ip, want in added.items() if ip not in self._used and want.device in links}
         here = await self._notice_local(candidates, links)
         return {ip: want for ip, want in candidates.items() if ip not in here and ip not in self._known}
+
+    async def _ask(self, strangers: Mapping[Ip, Placement]) -> dict[Ip, Failure]:
+        """Find those of which it is not known that they are free, and have them asked for."""
+        failures: dict[Ip, Failure] = {}
+        for start in range(0, len(strangers), _CHUNK):
+            verdicts = self._inquiry.judge(dict(islice(strangers.items(), start, start + _CHUNK)))
+            failures |= {address: conflict(address, mac) for address, mac in verdicts.taken.items()}
+            failures |= {address: being_asked(address) for address in verdicts.waiting}
+            await asyncio.sleep(0)
+        self._inquiry.begin()
+        return failures
 
     async def _notice_local(self, candidates: Mapping[Ip, Placement], links: Mapping[str, Link]) -> set[Ip]:
         """Find those that this machine has already; what somebody else put on the wanted device is used."""
@@ -221,7 +233,7 @@ class AddressTarget:
             else:
                 late += chunk
         if late:
-            failures |= {address: about_to_be_put(address, ready[address].device) for address in late}
+            failures |= dict.fromkeys(late, ABOUT_TO_BE_PUT)
             self._wake(frozenset(late))
         return failures
 

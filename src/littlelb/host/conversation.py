@@ -23,7 +23,9 @@ T = TypeVar("T")
 
 LARGEST_SEND = 128
 """Messages of one send; what they cause has to fit into the buffers of those who listen."""
-_SHORT_SECONDS, _LONG_SECONDS = 0.004, 0.010
+_FIRST_SEND = 4
+_SEND_SECONDS = 0.008
+"""What one send is to take."""
 _ANSWER_LIMIT = 1 << 18
 _BUFFER = 1 << 20
 _ANSWER_SECONDS = 10.0
@@ -52,7 +54,6 @@ class Conversation:
         self._open_socket = open_socket
         self._socket: socket.socket | None = None
         self._sequence = 0
-        self._send = 16
         self._turn = asyncio.Lock()
 
     async def change(self, requests: Sequence[Request], seconds: float | None = None) -> list[int]:
@@ -62,11 +63,14 @@ class Conversation:
         """
         began = time.monotonic()
         codes: list[int] = []
+        size = _FIRST_SEND
         while len(codes) < len(requests) and not (codes and seconds and time.monotonic() - began > seconds):
+            part = requests[len(codes) : len(codes) + size]
             async with self._turn:
                 sent = time.monotonic()
-                codes += await self._guard(self._change(requests[len(codes) : len(codes) + self._send]))
-                self._adapt(time.monotonic() - sent)
+                codes += await self._guard(self._change(part))
+                took = max(time.monotonic() - sent, 1e-6)
+            size = max(1, min(LARGEST_SEND, 2 * size, int(len(part) * _SEND_SECONDS / took)))
             await asyncio.sleep(0)
         return codes
 
@@ -84,12 +88,6 @@ class Conversation:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-
-    def _adapt(self, took_seconds: float) -> None:
-        if took_seconds > _LONG_SECONDS:
-            self._send = max(1, self._send // 2)
-        elif took_seconds < _SHORT_SECONDS:
-            self._send = min(LARGEST_SEND, self._send * 2)
 
     async def _guard(self, talk: Awaitable[T]) -> T:
         """Bound the time; after an error, or when cut off, answers may still be under way: the socket is of no use."""

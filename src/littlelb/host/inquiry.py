@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TypeAlias
 
 from littlelb.core.interfaces import Prober
@@ -18,6 +19,8 @@ VALID_SECONDS = 10.0
 """An answer is used by the next pass; a pass over ten thousand Services may take a few seconds."""
 AT_ONCE = 4
 """So many questions, each for any number of addresses, may be under way: a new address waits at most 150 ms for one."""
+_AT_A_TIME = 512
+"""So many answers are entered between two turns of the event loop."""
 
 _Question: TypeAlias = tuple[str, Ip]
 """Device and address."""
@@ -48,7 +51,7 @@ class Inquiry:
         self._slots = asyncio.Semaphore(AT_ONCE)
 
     def judge(self, wanted: Mapping[Ip, Placement]) -> Verdicts:
-        """Say what is known, and have the rest asked for."""
+        """Say what is known, and have the rest asked for together, at the next `begin`."""
         self._forget_old()
         verdicts = Verdicts()
         for address, placement in wanted.items():
@@ -59,6 +62,11 @@ class Inquiry:
             elif mac:
                 verdicts.taken[address] = mac
         return verdicts
+
+    def begin(self) -> None:
+        """Ask the LAN for all that was found unknown."""
+        if self._queued:
+            self._woken.set()
 
     def forget(self, questions: Iterable[_Question]) -> None:
         """These are to be asked again when they are wanted again: somebody may have taken them meanwhile."""
@@ -79,16 +87,18 @@ class Inquiry:
         if question not in self._under_way:
             self._under_way.add(question)
             self._queued.setdefault(question[0], set()).add(question[1])
-            self._woken.set()
 
     async def _ask(self, batch: Mapping[str, set[Ip]]) -> None:
         try:
             for device, addresses in batch.items():
                 taken = await self._prober.probe(device, frozenset(addresses))
-                questions = [(device, address) for address in addresses]
-                self._under_way.difference_update(questions)
-                self._answers.update((question, taken.get(question[1], "")) for question in questions)
-                self._expiries.append((self._monotonic() + VALID_SECONDS, questions))
+                rest = iter(addresses)
+                while some := list(islice(rest, _AT_A_TIME)):
+                    questions = [(device, address) for address in some]
+                    self._answers.update((question, taken.get(question[1], "")) for question in questions)
+                    self._under_way.difference_update(questions)
+                    self._expiries.append((self._monotonic() + VALID_SECONDS, questions))
+                    await asyncio.sleep(0)
                 self._wake(frozenset(addresses))
         finally:
             self._slots.release()

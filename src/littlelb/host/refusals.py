@@ -12,9 +12,8 @@ def being_asked(address: Ip) -> Failure:
     return Failure(Reason.PENDING, f"asking the LAN whether {address} is free", Severity.WAITING)
 
 
-def about_to_be_put(address: Ip, device: str) -> Failure:
-    """There are so many that one pass did not get to it."""
-    return Failure(Reason.PENDING, f"{address} is about to be put on {device}, after others", Severity.WAITING)
+ABOUT_TO_BE_PUT = Failure(Reason.PENDING, "about to be put on its device, after others", Severity.WAITING)
+"""There are so many that one pass did not get to it; the same value for all, because it is made in each pass."""
 
 
 def missing(address: Ip, device: str) -> Failure:

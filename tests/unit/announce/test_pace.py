@@ -45,6 +45,15 @@ async def test_a_port_that_is_slower_than_the_rate_is_not_waited_for() -> None:
     assert room.now - 1000.0 == pytest.approx(0.1)
 
 
+async def test_the_rate_is_that_of_all_together() -> None:
+    """Who sends second waits for what the first one has used up."""
+    room = Room()
+    pace = Pace(32_000, sleep=room.sleep, monotonic=lambda: room.now)
+    await pace.send(room, [FRAME] * BURST)
+    await pace.send(room, [FRAME] * BURST)
+    assert [round(when, 6) for when, _ in room.sent] == [0.0, BURST / 32_000]
+
+
 async def test_a_burst_or_less_goes_out_at_once() -> None:
     """Nothing waits behind the last burst."""
     room = Room()

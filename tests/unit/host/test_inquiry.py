@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from littlelb.core.model import Ip, Placement
-from littlelb.host.inquiry import AT_ONCE, VALID_SECONDS, Inquiry
+from littlelb.host.inquiry import AT_ONCE, VALID_SECONDS, Inquiry, Verdicts
 
 ONE, TWO, THREE = (IPv4Address("203.0.113.0") + n for n in (7, 8, 9))
 MAC = "02:00:5e:00:53:99"
@@ -34,6 +34,15 @@ class SlowLan:
         return {ip: mac for ip, mac in self.taken.items() if ip in addresses}
 
 
+class Begun(Inquiry):
+    """Asks at once for what it finds unknown."""
+
+    def judge(self, wanted: Mapping[Ip, Placement]) -> Verdicts:
+        verdicts = super().judge(wanted)
+        self.begin()
+        return verdicts
+
+
 @dataclass
 class Room:
     """An inquiry, its LAN, its time and whom it woke."""
@@ -44,7 +53,7 @@ class Room:
 
     @asynccontextmanager
     async def asking(self) -> AsyncIterator[Inquiry]:
-        inquiry = Inquiry(self.lan, self.woken.append, lambda: self.now)
+        inquiry = Begun(self.lan, self.woken.append, lambda: self.now)
         running = asyncio.create_task(inquiry.run())
         try:
             yield inquiry
@@ -73,6 +82,18 @@ async def test_all_that_wait_are_asked_together_and_woken_by_name() -> None:
         assert (verdicts.waiting, verdicts.taken) == ([], {TWO: MAC})
     assert room.lan.asked == [("eth0", frozenset({ONE, TWO}))]
     assert room.woken == [frozenset({ONE, TWO})]
+
+
+async def test_a_long_list_is_one_question() -> None:
+    """It is judged part by part, so that others have their turn, and asked for as a whole."""
+    room = Room()
+    async with room.asking() as inquiry:
+        for address in (ONE, TWO, THREE):
+            Inquiry.judge(inquiry, on(address))
+            await asyncio.sleep(0)
+        inquiry.begin()
+        await until(lambda: len(room.lan.asked) == 1)
+    assert room.lan.asked == [("eth0", frozenset({ONE, TWO, THREE}))]
 
 
 async def test_a_new_address_does_not_wait_for_the_answers_about_others() -> None:
@@ -114,6 +135,7 @@ async def test_a_bug_of_the_prober_is_not_swallowed() -> None:
 
     inquiry = Inquiry(Broken(), lambda _: None)
     inquiry.judge(on(ONE))
+    inquiry.begin()
     with pytest.raises(ExceptionGroup) as failed:
         await inquiry.run()
     assert failed.group_contains(ZeroDivisionError)

@@ -7,7 +7,7 @@ import pytest
 
 from littlelb.core.model import Ip
 from littlelb.core.plan import Severity
-from littlelb.host.refusals import about_to_be_put, being_asked, explain
+from littlelb.host.refusals import ABOUT_TO_BE_PUT, being_asked, explain
 
 ONE, SIX = IPv4Address("203.0.113.7"), IPv6Address("2001:db8:0:113::7")
 
@@ -29,4 +29,4 @@ def test_refusals_hold_the_remedy(code: int, address: Ip, text: str) -> None:
 
 def test_what_is_under_way_is_no_failure() -> None:
     """It waits; nobody is to try again, or to be told that something is wrong."""
-    assert being_asked(ONE).severity is about_to_be_put(ONE, "eth0").severity is Severity.WAITING
+    assert being_asked(ONE).severity is ABOUT_TO_BE_PUT.severity is Severity.WAITING
