@@ -278,3 +278,37 @@ def test_no_vip_is_ever_a_backend_and_no_address_is_held_in_vain(
     assert state.placements.keys() <= vips
     assert {forward.service for forward in state.forwards.values()} == state.claims.keys()
     assert state.claims.keys() <= state.publications.keys()
+
+
+_NODES = st.dictionaries(
+    st.sampled_from(["n1", "n2", "n3", "n4"]),
+    st.tuples(st.sampled_from(["", "0", "3", "x"]), st.booleans()),
+    max_size=4,
+)
+
+
+def _nodes(drawn: dict[str, tuple[str, bool]]) -> list[Node]:
+    """Nodes of a weight, Ready or not."""
+    return [node(name, f"198.51.100.1{name[1]}", weight=weight, ready=ready) for name, (weight, ready) in drawn.items()]
+
+
+@given(_NODES, _NODES)
+def test_following_the_nodes_decides_as_deciding_anew(
+    old: dict[str, tuple[str, bool]], new: dict[str, tuple[str, bool]]
+) -> None:
+    """Whoever is left out when nodes come, go, or change their weight would have got the same."""
+    ports = [ServicePort(80, node_port=30080)]
+    placed = [Endpoint(ip(f"10.1.0.{n}"), node=f"n{n}") for n in (1, 2)]
+    objects = (
+        service("few", VIP, ports),
+        service("local", OTHER, ports, external_traffic_policy_local=True),
+        piece("local", placed),
+        service("pods", "203.0.113.9"),
+        piece("pods", placed),
+    )
+    before = compute(snapshot(*objects, *_nodes(old), settings=Settings(max_nodes=2)))
+    later = snapshot(*objects, *_nodes(new), settings=Settings(max_nodes=2))
+    followed = compute(replace(later, dirty=Dirty(nodes=True)), before)
+    anew = compute(later, before)
+    assert followed.forwards == anew.forwards
+    assert followed.decisions == anew.decisions
