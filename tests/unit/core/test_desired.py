@@ -280,23 +280,29 @@ def test_no_vip_is_ever_a_backend_and_no_address_is_held_in_vain(
     assert state.claims.keys() <= state.publications.keys()
 
 
-_NODES = st.dictionaries(
-    st.sampled_from(["n1", "n2", "n3", "n4"]),
-    st.tuples(st.sampled_from(["", "0", "3", "x"]), st.booleans()),
-    max_size=4,
-)
+_NAMES = ["n1", "n2", "n3", "n4"]
+_SORTS = st.tuples(st.sampled_from(["", "0", "3", "x"]), st.booleans())
+"""The weight of a node, and whether it is Ready."""
+_Nodes: TypeAlias = dict[str, tuple[str, bool]]
 
 
-def _nodes(drawn: dict[str, tuple[str, bool]]) -> list[Node]:
-    """Nodes of a weight, Ready or not."""
+@st.composite
+def _moves(draw: st.DrawFn) -> tuple[_Nodes, _Nodes]:
+    """Nodes before and after: some go, and some others come or change, or nothing else happens."""
+    old = draw(st.dictionaries(st.sampled_from(_NAMES), st.just(("", True)) | _SORTS, max_size=4))
+    gone = draw(st.sets(st.sampled_from(_NAMES)))
+    come = draw(st.just({}) | st.dictionaries(st.sampled_from(_NAMES), _SORTS, max_size=2))
+    return old, {name: sort for name, sort in old.items() if name not in gone} | come
+
+
+def _nodes(drawn: _Nodes) -> list[Node]:
     return [node(name, f"198.51.100.1{name[1]}", weight=weight, ready=ready) for name, (weight, ready) in drawn.items()]
 
 
-@given(_NODES, _NODES)
-def test_following_the_nodes_decides_as_deciding_anew(
-    old: dict[str, tuple[str, bool]], new: dict[str, tuple[str, bool]]
-) -> None:
+@given(_moves())
+def test_following_the_nodes_decides_as_deciding_anew(moves: tuple[_Nodes, _Nodes]) -> None:
     """Whoever is left out when nodes come, go, or change their weight would have got the same."""
+    old, new = moves
     ports = [ServicePort(80, node_port=30080)]
     placed = [Endpoint(ip(f"10.1.0.{n}"), node=f"n{n}") for n in (1, 2)]
     objects = (
@@ -312,3 +318,12 @@ def test_following_the_nodes_decides_as_deciding_anew(
     anew = compute(later, before)
     assert followed.forwards == anew.forwards
     assert followed.decisions == anew.decisions
+
+
+def test_an_address_is_served_on_by_those_that_have_a_frontend_there() -> None:
+    """One that is given an address and whose only port is refused has none."""
+    far = service("far", "")
+    state = compute(
+        snapshot(far, piece("far", ["10.99.0.1"]), service("near", "", [81]), piece("near"), settings=Settings())
+    )
+    assert list(state.served_on(ip("192.0.2.2"))) == ["default/near"]
