@@ -59,6 +59,8 @@ class Reconciler:
         self._store, self._clock = store, clock
         self._targets = sorted(targets, key=lambda target: target.phase)
         self._decided: DesiredState | None = None
+        self._told: DesiredState | None = None
+        """What the store knows of as granted, all of it; None: it may know less, or more."""
         self._shown = DesiredState()
         self._linger = Linger()
         self._outcome = Outcome()
@@ -72,7 +74,7 @@ class Reconciler:
         Not `removing`: what is not known to be wanted stays, because what is known may be old.
         """
         self._targets = sorted(targets, key=lambda target: target.phase)
-        self._removing = removing
+        self._removing, self._told = removing, None
 
     @property
     def state(self) -> DesiredState:
@@ -100,8 +102,19 @@ class Reconciler:
         self._outcome = outcome = Outcome() if touched is None else self._outcome.left_for(touched)
         result = await self._apply(state, outcome, full=touched is None)
         self._decided = state
-        self._tell_store(state, outcome.blocking, touched)
+        self._tell_store(state, outcome.blocking, self._to_tell(state, touched))
+        whole = touched is None or self._told is not None
+        self._told = state if whole and self._removing and not outcome.blocking else None
         return result
+
+    def _to_tell(self, state: DesiredState, touched: Touched | None) -> Iterable[Key]:
+        """Find the Services of which the store may know something else than is so."""
+        if touched is not None:
+            return touched.services
+        if self._told is None or self._outcome.blocking:
+            return state.decisions.keys() | self._store.grants.keys()
+        old, new = self._told.decisions, state.decisions
+        return [*(k for k, one in new.items() if old.get(k) is not one), *(k for k in old if k not in new)]
 
     def _with_another_look(self, state: DesiredState) -> DesiredState:
         """Let an incremental pass touch what waited, too; of the Services, only those withheld can have done so."""
@@ -115,7 +128,7 @@ class Reconciler:
 
     async def withdraw(self) -> PassResult:
         """Take away everything that bears our mark, in order; the addresses of draining flows stay until they end."""
-        self._decided, self._removing = None, True
+        self._decided, self._told, self._removing = None, None, True
         result = await self._apply(DesiredState(), Outcome(), full=True)
         self._store.tell_grants(dict.fromkeys(list(self._store.grants)))
         return result
@@ -204,12 +217,9 @@ class Reconciler:
         return found
 
     def _tell_store(
-        self, state: DesiredState, failures: Mapping[Frontend | Ip | Key, Failure], touched: Touched | None
+        self, state: DesiredState, failures: Mapping[Frontend | Ip | Key, Failure], keys: Iterable[Key]
     ) -> None:
         """Remember who got what, and which addresses other machines have."""
-        keys: Iterable[Key] = (
-            touched.services if touched is not None else state.decisions.keys() | self._store.grants.keys()
-        )
         grants = {key: self._grant(key, state, failures) for key in keys}
         if not self._removing:
             grants = {key: grant for key, grant in grants.items() if grant is not None}

@@ -67,6 +67,8 @@ def diff(wanted: Mapping[K, V], observed: Mapping[K, V], keys: Iterable[K] | Non
     Applying the result to `observed` gives `wanted` (on `keys`), and the next diff is empty.
     """
     if keys is None:
+        if wanted == observed:
+            return Changes()  # most often, at a resync
         keys = [*wanted, *(key for key in observed if key not in wanted)]
     add: dict[K, V] = {}
     change: dict[K, V] = {}

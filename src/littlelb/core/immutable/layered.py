@@ -121,7 +121,9 @@ class Layered(Mapping[K, V]):
             return True
         if isinstance(other, Layered):
             return self._size == len(other) and bool(self._flat() == other._flat())
-        return bool(self._flat() == dict(other)) if isinstance(other, Mapping) else NotImplemented
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return bool(self._flat() == (other if isinstance(other, dict) else dict(other)))
 
     __hash__ = None  # type: ignore[assignment]
 
