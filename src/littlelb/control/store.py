@@ -18,6 +18,10 @@ from littlelb.core.model import EndpointSlice, Grant, HostFacts, Ip, Key, Node, 
 from littlelb.core.state import Dirty, Settings, Snapshot
 
 
+MANY_GRANTS = 100
+"""So many new ones are looked at in a pass of their own, at once: the next event shall not have to wait for it."""
+
+
 class Kind(StrEnum):
     """What sources list; no pass is made before each has been listed once."""
 
@@ -219,9 +223,8 @@ class Store:
                 self._grants.drop(key)
             else:
                 self._grants.put(key, grant)
-        again = set(waiting)
-        if again:
-            self._news.services |= again
+        self._news.services |= set(waiting)
+        if self._news.services or len(self._news.grants) >= MANY_GRANTS:
             self._wake()
 
     def tell_conflict(self, address: Ip, message: str) -> None:

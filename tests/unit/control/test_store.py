@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address
 
-from littlelb.control.store import Store
+from littlelb.control.store import MANY_GRANTS, Store
 from littlelb.core.model import HostFacts, Ingress, Listener, Protocol
 from littlelb.core.state import Dirty, Settings
 from tests.worlds import HOST, frontend, grant, ip, node, piece, service
@@ -216,3 +216,13 @@ def test_the_recalled_world_counts_until_each_kind_is_listed() -> None:
     assert seen.nodes["n1"].addresses == (ip_address("198.51.100.1"),)
     store.services.retain(frozenset())
     assert not store.snapshot().services
+
+
+def test_very_many_new_grants_are_looked_at_before_the_next_event_comes() -> None:
+    """After the first pass over a large world: else that event would wait for it."""
+    store, bell = _store()
+    store.snapshot()
+    held = grant(frontend("203.0.113.7"))
+    store.tell_grants({f"default/s{number}": held for number in range(MANY_GRANTS)})
+    assert bell.rings == 1
+    assert len(store.snapshot().dirty.grants) == MANY_GRANTS
