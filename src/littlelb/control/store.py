@@ -17,7 +17,6 @@ from littlelb.core.interfaces import Keyed
 from littlelb.core.model import EndpointSlice, Grant, HostFacts, Ip, Key, Node, Service
 from littlelb.core.state import Dirty, Settings, Snapshot
 
-
 MANY_GRANTS = 100
 """So many new ones are looked at in a pass of their own, at once: the next event shall not have to wait for it."""
 
