@@ -14,6 +14,7 @@ from littlelb.app.clock import SystemClock
 from littlelb.app.incumbents import select_incumbents
 from littlelb.app.planes import Planes
 from littlelb.app.sources import ApiParts, ApiServer, Folder, Source, connect, resolve_server
+from littlelb.app.ways import RECORD, Ways
 from littlelb.config import Config
 from littlelb.control.apply import AnyTarget
 from littlelb.control.loop import Loop
@@ -29,6 +30,7 @@ from littlelb.dataplane.pipe.crew import PipeSettings
 from littlelb.dataplane.pipe.plane import PipePlane
 from littlelb.host.address import AddressTarget
 from littlelb.host.facts import read_host_facts
+from littlelb.host.forwarding.switch import Forwarding
 from littlelb.host.links import LinkMonitor, Reactions
 from littlelb.host.listeners import ListenerScan, name_listener
 from littlelb.host.netlink import Netlink
@@ -231,11 +233,16 @@ def pipe_settings(config: Config) -> PipeSettings:
 
 
 def build_planes(
-    config: Config, name_owner: Callable[[Frontend], str] = lambda _: "", hint: Callable[[], None] = lambda: None
+    config: Config,
+    netlink: Netlink,
+    name_owner: Callable[[Frontend], str] = lambda _: "",
+    hint: Callable[[], None] = lambda: None,
 ) -> Planes:
     """Build both planes; nothing is started or asked."""
     pipe = PipePlane(pipe_settings(config), name_owner, hint)
-    return Planes(config.plane, pipe, NftPlane(NftSettings(config.linkdevice), hint), probe)
+    kernel = NftPlane(NftSettings(config.linkdevice), hint)
+    forwarding = Forwarding(netlink, config.run_dir / RECORD)
+    return Planes(config.plane, pipe, kernel, Ways(kernel, forwarding, netlink, config.linkdevice), probe)
 
 
 def _most_able(config: Config) -> Plane:
@@ -252,7 +259,7 @@ async def build_parts(config: Config, clock: SystemClock, netlink: Netlink) -> P
     api = connect(config, clock) if config.kubernetes else None
     servers = await resolve_server(api.server) if api is not None else frozenset()
     facts = await read_host_facts(netlink, config.linkdevice)
-    planes = build_planes(config, wires.name_listener, wires.hint)
+    planes = build_planes(config, netlink, wires.name_listener, wires.hint)
     await planes.find_out()
     store = Store(config.settings(planes.no_nft), replace(facts, api_servers=servers), wires.wake)
     scan = ListenerScan(lambda: planes.pipe.pids | {os.getpid()}, protocols=FORWARDED[_most_able(config)])

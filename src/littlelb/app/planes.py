@@ -26,8 +26,8 @@ RECHECK_SECONDS: Final = 60.0
 NOT_STARTED: Final = "it is not started yet"
 
 
-class Kernel(Carrier, Protocol):
-    """What is asked of the kernel plane."""
+class Kernel(Protocol):
+    """What is asked of the kernel plane besides carrying."""
 
     async def start(self) -> None:
         """Make its table, or adopt the one that is there. Raises Transient, Permanent."""
@@ -50,14 +50,27 @@ class Kernel(Carrier, Protocol):
         ...
 
 
+class Road(Carrier, Protocol):
+    """The kernel plane as a carrier, with forwarding on where it has to be."""
+
+    async def prepare(self) -> None:
+        """Let clients find the addresses."""
+        ...
+
+    async def restore(self) -> None:
+        """Put back what was switched on."""
+        ...
+
+
 class Planes:
     """Both planes, and the switch over them."""
 
-    def __init__(self, asked: Plane, pipe: PipePlane, kernel: Kernel, probe: Callable[[], str]) -> None:
-        """`probe` says why the kernel plane does not work here, or nothing; it may block for a moment."""
+    def __init__(self, asked: Plane, pipe: PipePlane, kernel: Kernel, road: Road, probe: Callable[[], str]) -> None:
+        """`road` leads to `kernel`. `probe` says why it does not work here, or nothing; it may block for a moment."""
         self.asked = asked
         self.pipe = pipe
         self.kernel = kernel
+        self.road = road
         self.switch = PlaneSwitch(pipe, None, self.doubt)
         self.no_nft = NOT_STARTED
         """Why the kernel plane does not work here; empty: it does."""
@@ -96,6 +109,7 @@ class Planes:
     async def start(self) -> None:
         """Adopt what an earlier daemon left, start what is missing. Raises Permanent, Transient: nothing works."""
         await self.pipe.start()
+        await self.road.prepare()
         await self._try_kernel()
 
     async def _try_kernel(self) -> None:
@@ -109,7 +123,7 @@ class Planes:
 
     def _use(self, *, in_use: bool) -> None:
         self._in_use = in_use
-        self.switch.use(self.kernel if in_use else None)
+        self.switch.use(self.road if in_use else None)
 
     async def run(self) -> None:
         """Let both work between passes, and look again what works; for ever."""
@@ -164,3 +178,5 @@ class Planes:
         if self._in_use:
             await self.kernel.stop(keep=keep)
         await self.pipe.stop(keep=keep)
+        if not keep:
+            await self.road.restore()

@@ -59,6 +59,7 @@ class Kernel(FakeTarget[Frontend, Forward]):
     def __init__(self) -> None:
         super().__init__(Phase.FORWARD, lambda state: state.forwards)
         self.said: list[str] = []
+        self.ways: list[str] = []
         self.running = self.ended = False
         self.refuses: Permanent | None = None
 
@@ -83,6 +84,12 @@ class Kernel(FakeTarget[Frontend, Forward]):
     async def stop(self, *, keep: bool) -> None:
         self.said.append(f"stop keep={keep}")
 
+    async def prepare(self) -> None:
+        self.ways.append("prepared")
+
+    async def restore(self) -> None:
+        self.ways.append("restored")
+
 
 class Machine:
     """A machine whose kernel can, or cannot."""
@@ -90,7 +97,7 @@ class Machine:
     def __init__(self, asked: Plane, obstacle: str = "") -> None:
         self.pipe, self.kernel, self.obstacle = Pipe(), Kernel(), obstacle
         self.changes = 0
-        self.planes = Planes(asked, cast("PipePlane", self.pipe), self.kernel, lambda: self.obstacle)
+        self.planes = Planes(asked, cast("PipePlane", self.pipe), self.kernel, self.kernel, lambda: self.obstacle)
         self.planes.on_change = self._changed
 
     def _changed(self) -> None:
@@ -129,6 +136,7 @@ async def test_the_kernel_plane_is_used_where_it_works(asked: Plane) -> None:
             assert machine.kernel.running
     assert machine.kernel.said == machine.pipe.said == ["start", "stop keep=False"]
     assert machine.kernel.ended
+    assert machine.kernel.ways == ["prepared", "restored"]
     assert logs == []
 
 

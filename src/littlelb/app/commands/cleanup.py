@@ -1,6 +1,7 @@
 """`cleanup`: takes away what bears our mark, in the order of a tear-down, and nothing else.
 
-    status, conditions, externalIPs → addresses → our table → workers with their listeners → finalizers → our files
+    status, conditions, externalIPs → addresses → our table → workers with their listeners → settings →
+    finalizers → our files
 
 Each thing is looked for where it is, not where a record says it was made: a crash may have lost the record.
 """
@@ -15,12 +16,15 @@ from littlelb.app.commands.files import find_files, remove_empty_folders, remove
 from littlelb.app.commands.wording import render_key
 from littlelb.app.parts import build_planes
 from littlelb.app.sources import ApiParts, connect, list_all
+from littlelb.app.ways import RECORD
 from littlelb.config import Config
 from littlelb.control.store import Shelf
 from littlelb.core.errors import ConfigError, Transient, WorldError
 from littlelb.core.model import Claim, Key, Publication, Service
 from littlelb.core.plan import Changes, Failure
 from littlelb.host.address import AddressTarget
+from littlelb.host.forwarding.record import Record
+from littlelb.host.forwarding.switch import Forwarding
 from littlelb.host.instance import InstanceLock
 from littlelb.host.netlink import Netlink
 from littlelb.kube.claim import ClaimTarget
@@ -98,7 +102,7 @@ async def cleanup(config: Config, *, dry_run: bool) -> list[str]:
 
 async def _clear_host(config: Config, netlink: Netlink, tally: Tally, *, dry_run: bool) -> None:
     """Remove addresses, then what forwards for them: the table, the workers."""
-    planes = build_planes(config)
+    planes = build_planes(config, netlink)
     try:
         removed = await AddressTarget(netlink, LanProber()).remove_all(dry_run=dry_run)
         tally.lines += [f"address {found}" for found in removed]
@@ -118,6 +122,23 @@ async def _clear_host(config: Config, netlink: Netlink, tally: Tally, *, dry_run
             await planes.pipe.end_workers()
     except WorldError as error:
         tally.failures.append(str(error))
+    await _restore_settings(config, netlink, tally, dry_run=dry_run)
+
+
+async def _restore_settings(config: Config, netlink: Netlink, tally: Tally, *, dry_run: bool) -> None:
+    """Put back the settings of devices that are still as we set them."""
+    record = config.run_dir / RECORD
+    if dry_run:
+        tally.lines += [
+            f"setting {change.key} = {change.after}, was {change.before}" for change in Record(record).read()
+        ]
+        return
+    try:
+        for restored in await Forwarding(netlink, record).restore():
+            kept = tally.failures if restored.reason.startswith("refused") else tally.lines
+            kept.append(f"setting {restored}")
+    except OSError as error:
+        tally.failures.append(f"{record} cannot be written: {error.strerror}")
 
 
 def _clear_files(config: Config, tally: Tally, *, dry_run: bool) -> None:
