@@ -9,7 +9,7 @@ asking for it too.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from ipaddress import IPv4Address
 from typing import Protocol
 
@@ -130,7 +130,7 @@ class LanProber:
                 if found is not None:
                     conflicts.setdefault(found[0], found[1].hex(":"))
 
-        with ExitStack() as opened:
+        async with AsyncExitStack() as opened:
             ports: list[tuple[RawPort, list[Ip]]] = []
             questions: dict[Ip, Frame] = {}
             for ethertype, version in ((ETHERTYPE_ARP, 4), (ETHERTYPE_IPV6, 6)):
@@ -145,10 +145,11 @@ class LanProber:
                 took = time.monotonic() - began if left else 0.0
                 await self._sleep(max(0.0, PAUSE_SECONDS - took))
 
-    def _listen(self, opened: ExitStack, device: str, ethertype: int, read: Callable[[RawPort], None]) -> RawPort:
+    def _listen(self, opened: AsyncExitStack, device: str, ethertype: int, read: Callable[[RawPort], None]) -> RawPort:
         loop = asyncio.get_running_loop()
         port = self._open_port(device, ethertype)
-        opened.callback(port.close)
+        # In a thread: the kernel takes its time, up to 15 ms.
+        opened.push_async_callback(asyncio.to_thread, port.close)
         loop.add_reader(port.fileno(), read, port)
         opened.callback(loop.remove_reader, port.fileno())
         return port

@@ -140,8 +140,8 @@ class AnnounceTarget:
             try:
                 frames = (frame for address in told for frame in render_announcement(device.mac, address))
                 await self._pace.send(port, frames)
-            finally:
-                port.close()
+            finally:  # in a thread, because the kernel takes its time, up to 15 ms, and nobody waits for it
+                asyncio.get_running_loop().run_in_executor(None, port.close)
             _report(told, device.name)
         self.notice = ""
 

@@ -1,6 +1,7 @@
 """A wire that tests write the answers for."""
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -77,4 +78,7 @@ def wire() -> Iterator[Wire]:
     """A silent LAN; every port must be closed in the end."""
     made = Wire()
     yield made
+    deadline = time.monotonic() + 5
+    while made.open_ports and time.monotonic() < deadline:  # closed in a thread
+        time.sleep(0.001)
     assert made.open_ports == 0
