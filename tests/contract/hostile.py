@@ -167,6 +167,21 @@ _PARTS: Mapping[str, tuple[Any, str, Outcome | None]] = {
     "address-number": ({"loadBalancerIP": 203}, "spec.loadBalancerIP: Expected", Refused(Reason.INVALID_SERVICE)),
     "address-list": ({"loadBalancerIP": [FREE_ADDRESS]}, "loadBalancerIP: Expected", Refused(Reason.INVALID_SERVICE)),
     "families-unknown": ({"ipFamilies": ["IPv5"]}, "Invalid enum value 'IPv5'", Refused(Reason.INVALID_SERVICE)),
+    "affinity-timeout-huge": (
+        {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 2**70}}},
+        "Expected `int` <= 2147483647",
+        Refused(Reason.INVALID_SERVICE),
+    ),
+    "affinity-config-text": (
+        {"sessionAffinity": "ClientIP", "sessionAffinityConfig": "clientIP"},
+        "Expected `object | null`, got `str`",
+        Refused(Reason.INVALID_SERVICE),
+    ),
+    "health-port-text": (
+        {"healthCheckNodePort": "80"},
+        "Expected `int | null`, got `str`",
+        Refused(Reason.INVALID_SERVICE),
+    ),
     "ranges-text": ({"loadBalancerSourceRanges": "192.0.2.0/24"}, "Expected `array", Refused(Reason.INVALID_SERVICE)),
 }
 """What a real API server refuses: spec, the folder's words, what becomes of it when an API sends it all the same."""
@@ -269,6 +284,9 @@ _ANNOTATIONS: Mapping[str, tuple[Mapping[str, str], Reason]] = {
     "annotation-proxy-protocol": ({"littlelb.io/proxy-protocol": "v2"}, Reason.INVALID_ANNOTATION),
     "annotation-device": ({"littlelb.io/device": "lo; reboot"}, Reason.INVALID_ANNOTATION),
     "annotation-port-ranges": ({"littlelb.io/port-ranges": "1-65535"}, Reason.INVALID_ANNOTATION),
+    "annotation-port-ranges-own-port": ({"littlelb.io/port-ranges": "1-100/tcp"}, Reason.INVALID_ANNOTATION),
+    "annotation-port-ranges-garbage": ({"littlelb.io/port-ranges": "\x1b[2J/udp"}, Reason.INVALID_ANNOTATION),
+    "annotation-port-ranges-256-kib": ({"littlelb.io/port-ranges": "1-2/udp," * 32_000}, Reason.INVALID_ANNOTATION),
 }
 
 
