@@ -26,6 +26,7 @@ from littlelb.dataplane.nft.elements.text import render_transaction
 from littlelb.dataplane.nft.elements.transaction import Transaction, encode_requests, set_name
 from littlelb.dataplane.nft.ruleset import (
     DEFAULT_AFFINITY_SECONDS,
+    ENDING_SETS,
     LAYOUT,
     TABLE,
     address_sets,
@@ -33,6 +34,7 @@ from littlelb.dataplane.nft.ruleset import (
     frontend_sets,
     is_extra_chain,
     render_affinity,
+    render_ending,
     render_skeleton,
 )
 from littlelb.dataplane.nft.runner import run_nft
@@ -62,17 +64,21 @@ class Kernel:
 
     def layout(self) -> int | None:
         """Return the number of the skeleton that is loaded; None: there is none. Raises KernelRefusal."""
-        numbers = [parse_number(element.key) for element in self._list("layout")]
+        numbers = [parse_number(element.key) for element in self.elements("layout")]
         return numbers[0] if len(numbers) == 1 else None
 
-    def _list(self, name: str) -> list[Element]:
-        """All elements of a set; of one that is not there none."""
+    def elements(self, name: str) -> list[Element]:
+        """All elements of a set; of one that is not there none. Raises WorldError."""
         try:
             return [element for part in self._socket.dump_elements(set_name(name)) for element in part]
         except KernelRefusal as error:
             if error.code == errno.ENOENT:
                 return []
             raise
+
+    def base_chains(self) -> frozenset[str]:
+        """Names of those of our chains that hooks call. Raises WorldError."""
+        return frozenset(c.name for c in self._socket.chains(wire.NFPROTO_INET) if c.table == TABLE)
 
     def is_intact(self) -> bool:
         """Is our skeleton loaded, and are all its rules there? Raises KernelRefusal."""
@@ -85,36 +91,38 @@ class Kernel:
         """Load the skeleton, or replace what there is of it: one transaction; elements stay. Raises WorldError."""
         carried = await self._carry()
         try:
-            await self._nft(render_skeleton() + carried)
+            await self.carry_out(render_skeleton() + carried)
         except WorldError as error:
             if not carried:
                 raise
             _log.warning("nft.elements_lost", error=str(error))
             self._timeouts = set()
-            await self._nft(render_skeleton())
+            await self.carry_out(render_skeleton())
         self._timeouts.add(DEFAULT_AFFINITY_SECONDS)
         _log.info("nft.skeleton_loaded", layout=LAYOUT, carried=carried.count("\n"))
 
     async def _carry(self) -> str:
         """Return all elements as text, and the chains that they lead to."""
         present: dict[str, list[Element]] = {}
-        for name in (*frontend_sets(), *address_sets(), "affinity4"):
-            elements = self._list(name)
+        for name in (*frontend_sets(), *address_sets(), "affinity4", *ENDING_SETS):
+            elements = self.elements(name)
             if elements:
                 present[name] = elements
             await asyncio.sleep(0)
         chains = {_chain(element) for elements in present.values() for element in elements}
         self._timeouts = {int(c.removeprefix(_TIMEOUT_CHAIN)) for c in chains if c.startswith(_TIMEOUT_CHAIN)}
-        return render_affinity(self._timeouts) + render_transaction(Transaction({}, present))
+        ending = render_ending(on=True) if present.keys() & set(ENDING_SETS) else ""
+        return render_affinity(self._timeouts) + ending + render_transaction(Transaction({}, present))
 
     async def ensure_timeouts(self, seconds: Collection[int]) -> None:
         """Make the chains for these timeouts of affinity. Raises WorldError."""
         missing = set(seconds) - self._timeouts
         if missing:
-            await self._nft(render_affinity(missing))
+            await self.carry_out(render_affinity(missing))
             self._timeouts |= missing
 
-    async def _nft(self, text: str) -> None:
+    async def carry_out(self, text: str) -> None:
+        """Have nft carry out a text, in one transaction. Raises WorldError."""
         if self._watch is None:
             await asyncio.to_thread(run_nft, text)
             return
@@ -151,14 +159,14 @@ class Kernel:
         wanted = {"link": {device.encode().ljust(_NAME_BYTES, b"\0")}, "same_link": set(pairs)}
         delete, add = {}, {}
         for name, keys in wanted.items():
-            present = {element.key for element in self._list(name)}
+            present = {element.key for element in self.elements(name)}
             delete[name] = [Element(key) for key in present - keys]
             add[name] = [Element(key) for key in keys - present]
         await self.write(Transaction(_filled(delete), _filled(add)))
 
     def remembered(self) -> list[Element]:
         """List the clients that are remembered. Raises WorldError."""
-        return self._list("affinity4")
+        return self.elements("affinity4")
 
     def forget(self, elements: Iterable[Element]) -> None:
         """Delete remembered clients; those that are gone by themselves meanwhile do not matter. Raises WorldError."""

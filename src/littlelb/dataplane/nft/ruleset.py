@@ -50,6 +50,12 @@ _KINDS: Final = (("", ""), ("range_", "-range"))
 """Frontends of one port, and of a range of ports: what stands before the names of their sets, and within chains'."""
 _FAMILIES: Final = ((4, "ip", "ipv4_addr"), (6, "ip6", "ipv6_addr"))
 _PROTOCOLS: Final = ("tcp", "udp")
+_ENDING_HOOKS: Final = ("forward", "input", "output")
+"""Packets of others, those to backends on this machine itself, and those of them and of clients here."""
+ENDING_CHAINS: Final = frozenset(f"ending-{hook}" for hook in _ENDING_HOOKS)
+"""Names of the chains of `render_ending`."""
+ENDING_SETS: Final = ("ending4", "ending6")
+"""Flows whose time is up."""
 _NEW_TCP: Final = "tcp flags & (fin | syn | rst | ack) != syn accept"
 
 
@@ -118,15 +124,20 @@ def render_affinity(seconds: Iterable[int]) -> str:
 
 
 def render_ending(*, on: bool) -> str:
-    """Return the text that makes, or removes, the chains that reset flows whose time is up: they see every packet."""
+    """Return the text that makes, or removes, the chains that reset flows whose time is up: they see every packet.
+
+    A reset passes, or the other side would never hear it; those that the kernel makes here go out through `output`.
+    """
+    lines = [f"{verb} chain inet littlelb {name}" for name in sorted(ENDING_CHAINS) for verb in ("add", "delete")]
     if not on:
-        return "".join(f"delete chain inet littlelb ending-{hook}\n" for hook in ("forward", "input"))
-    lines = ["table inet littlelb {"]
-    for hook in ("forward", "input"):
+        return "".join(f"{line}\n" for line in lines)
+    lines.append("table inet littlelb {")
+    for hook in _ENDING_HOOKS:
         lines += [
             f"\tchain ending-{hook} {{",
             f"\t\ttype filter hook {hook} priority filter - 1; policy accept;",
             f"\t\tct mark & {MARK_OURS:#010x} == 0 accept",
+            "\t\ttcp flags & rst == rst accept",
         ]
         for number, family, _ in _FAMILIES:
             key = f"{_original(family)} . ct reply {family} saddr . ct reply proto-src"

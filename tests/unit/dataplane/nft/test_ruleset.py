@@ -2,6 +2,7 @@
 
 import re
 
+from littlelb.core.hashing import TABLE_SIZES
 from littlelb.dataplane.nft.ruleset import (
     EXACT,
     MARK_KEEP,
@@ -9,7 +10,6 @@ from littlelb.dataplane.nft.ruleset import (
     MARK_MIXED,
     MARK_OURS,
     MARK_STICKY,
-    TABLE_SIZES,
     class_sizes,
     render_affinity,
     render_ending,
@@ -68,5 +68,5 @@ def test_chains_of_timeouts_are_made_once_each() -> None:
 def test_chains_that_end_flows_come_and_go() -> None:
     """They see every packet, so they are there only while a backend's time is up."""
     made = re.findall(r"chain (\S+) \{", render_ending(on=True))
-    assert made == ["ending-forward", "ending-input"]
+    assert made == ["ending-forward", "ending-input", "ending-output"]
     assert re.findall(r"delete chain inet littlelb (\S+)", render_ending(on=False)) == made

@@ -81,9 +81,11 @@ def _render_address(field: bytes) -> str:
 
 
 def _render_value(name: str, data: bytes) -> str:
-    if name.startswith("range_"):
-        return _render_address(data)
-    return f"{_render_address(data[:-4])} . {parse_port(data[-4:])}"
+    return _render_address(data) if name.startswith("range_") else _render_endpoint(data)
+
+
+def _render_endpoint(field: bytes) -> str:
+    return f"{_render_address(field[:-4])} . {parse_port(field[-4:])}"
 
 
 _MORE: Final[Mapping[str, Callable[[bytes], str]]] = {
@@ -91,6 +93,7 @@ _MORE: Final[Mapping[str, Callable[[bytes], str]]] = {
     "range_slots": lambda field: str(int.from_bytes(field)),
     "allowed": _render_address,
     "kept": _render_address,
+    "ending": _render_endpoint,
     "range_kept": _render_address,
 }
 """What follows `daddr . l4proto . dport` in the key."""
