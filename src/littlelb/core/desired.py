@@ -169,7 +169,9 @@ def _merge(
 def _exchange(mapping: Mapping[K, V], old: Iterable[K], new: Mapping[K, V]) -> Mapping[K, V]:
     """Take keys out and put others in; what is equal stays the same object."""
     layered = as_layered(mapping)
-    come = {key: value for key, value in new.items() if layered.get(key) != value} if layered else new
+    if not layered:
+        return Layered(new)
+    come = {key: value for key, value in new.items() if layered.get(key) != value}
     return layered.changed(come, [key for key in old if key not in new])
 
 
