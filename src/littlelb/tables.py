@@ -72,6 +72,7 @@ def render_status(report: StatusReport) -> list[RenderableType]:
         _text(f"{service.key}: {line.reason}: {line.message}", _STATE[service.state])
         for service in report.services
         for line in service.reasons
+        if line.warning or len(report.services) == 1
     ]
     return [*parts, table, *reasons]
 

@@ -59,6 +59,19 @@ def test_hostile_texts_stay_texts(terminal: Terminal) -> None:
     assert "[red]\\x1b]0;owned\\x07\\u202e" in shown
 
 
+def test_facts_are_shown_of_one_service_and_warnings_of_all(capsys: pytest.CaptureFixture[str]) -> None:
+    """Ten thousand lines that nothing is wrong would hide the one that something is."""
+    fact, warning = ReasonLine("SourceAddress", "a fact", warning=False), ReasonLine("NoBackends", "a warning")
+    one = ServiceStatus(key="default/a", state=ServiceState.SERVING, reasons=(fact, warning))
+    two = ServiceStatus(key="default/b", state=ServiceState.SERVING, reasons=(fact,))
+    print_all(render_status(StatusReport(daemon=DAEMON, services=(one, two))))
+    out = capsys.readouterr().out
+    assert "default/a: NoBackends: a warning" in out
+    assert "a fact" not in out
+    print_all(render_status(StatusReport(daemon=DAEMON, services=(two,))))
+    assert "default/b: SourceAddress: a fact" in capsys.readouterr().out
+
+
 def test_status_without_services(capsys: pytest.CaptureFixture[str]) -> None:
     """An empty world, a folder with an error, and a source that does not answer are all said."""
     print_all(render_status(StatusReport(daemon=DAEMON)))

@@ -220,7 +220,7 @@ def _compute_reasons(decision: Decision, failures: Failures, block: Failure | No
     ]
     if block is not None and block is not failures.get(decision.service):
         lines.append(ReasonLine(block.reason, printable(block.message)))
-    lines += [ReasonLine(n.reason, printable(n.message)) for n in decision.notices]
+    lines += [ReasonLine(n.reason, printable(n.message), n.warning) for n in decision.notices]
     return tuple(dict.fromkeys(lines))
 
 

@@ -23,10 +23,12 @@ class ServiceState(StrEnum):
 
 
 class ReasonLine(Struct, frozen=True, gc=False):
-    """Why something is not as its owner wrote it."""
+    """Why something is not as its owner wrote it, or why it is as it is."""
 
     reason: str
     message: str
+    warning: bool = True
+    """False: nothing is wrong; a list of many Services leaves it out."""
 
 
 class PortStatus(Struct, frozen=True, gc=False):

@@ -229,9 +229,13 @@ def test_phases_that_could_not_be_read(phase: str, claimed: bool, state: Service
 def test_notices_are_shown_and_change_no_state() -> None:
     """A notice is a reason to read, not a fault."""
     notice = Notice(Reason.CLIENT_ADDRESS_LOST, "backends see this machine's address")
-    service = status(Decision(KEY, "u", forwards=((HTTP, forward(POD)),), notices=(notice,)))
+    fact = Notice(Reason.SOURCE_ADDRESS, "a fact", warning=False)
+    service = status(Decision(KEY, "u", forwards=((HTTP, forward(POD)),), notices=(notice, fact)))
     assert service.state is ServiceState.SERVING
-    assert service.reasons == (ReasonLine("ClientAddressLost", notice.message),)
+    assert service.reasons == (
+        ReasonLine("ClientAddressLost", notice.message),
+        ReasonLine("SourceAddress", "a fact", warning=False),
+    )
     assert (service.backends_up, service.backends_total) == (1, 1)
 
 
