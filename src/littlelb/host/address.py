@@ -190,7 +190,9 @@ class AddressTarget:
     async def _find_strangers(self, added: Mapping[Ip, Placement], links: Mapping[str, Link]) -> Mapping[Ip, Placement]:
         """Select those that we have never held and this machine has not: others may have them."""
         candidates = {ip: want for ip, want in added.items() if ip not in self._used and want.device in links}
-        here = await self._notice_local(candidates, links)
+        # Those that the LAN was asked about were looked for here just before.
+        unseen = {ip: want for ip, want in candidates.items() if not self._inquiry.knows(want.device, ip)}
+        here = await self._notice_local(unseen, links)
         return {ip: want for ip, want in candidates.items() if ip not in here and ip not in self._known}
 
     async def _ask(self, strangers: Mapping[Ip, Placement]) -> dict[Ip, Failure]:

@@ -63,6 +63,11 @@ class Inquiry:
                 verdicts.taken[address] = mac
         return verdicts
 
+    def knows(self, device: str, address: Ip) -> bool:
+        """Has the LAN been asked about it lately, or is it just being asked?"""
+        question = (device, address)
+        return question in self._answers or question in self._under_way
+
     def begin(self) -> None:
         """Ask the LAN for all that was found unknown."""
         if self._queued:

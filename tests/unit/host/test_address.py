@@ -217,6 +217,30 @@ async def test_many_are_looked_up_by_one_dump(kernel: FakeKernel) -> None:
     assert lan.asked == [frozenset(many) - {ONE}]
 
 
+async def test_the_table_is_read_once_for_a_question() -> None:
+    """Not again when the answers have come, nor for what a pass had no time for: that is seconds ago at most."""
+    looks = 0
+
+    class Counting(FakeKernel):
+        async def read_addresses(self) -> list[Address]:
+            nonlocal looks
+            looks += 1
+            return await super().read_addresses()
+
+    counting = Counting(in_time=40)
+    target = AddressTarget(counting, Lan())
+    many = on("eth0", *(IPv4Address("203.0.113.0") + n for n in range(1, 100)))
+    asking = asyncio.create_task(target.run())
+    left = many
+    async with asyncio.timeout(5):
+        while left:
+            failures = await target.apply(Changes(add=left))
+            left = {ip: many[ip] for ip in failures}
+            await asyncio.sleep(0)
+    asking.cancel()
+    assert (looks, len(counting.addresses)) == (1, 99)
+
+
 async def test_removing_the_gone_is_success_and_refusals_are_kept_apart(kernel: FakeKernel) -> None:
     """A missing address counts as removed; a refused one fails by itself."""
     target = AddressTarget(kernel, Lan())

@@ -73,13 +73,16 @@ async def test_all_that_wait_are_asked_together_and_woken_by_name() -> None:
     """One question for a batch; who asks for the same meanwhile joins it; then the answers are there."""
     room = Room(SlowLan({TWO: MAC}))
     async with room.asking() as inquiry:
+        assert not inquiry.knows("eth0", ONE)
         assert inquiry.judge(on(ONE, TWO)).waiting == [ONE, TWO]
+        assert inquiry.knows("eth0", ONE)
         await until(lambda: len(room.lan.asked) == 1)
         assert inquiry.judge(on(ONE)).waiting == [ONE]
         room.lan.silence_ends.set()
         await until(lambda: bool(room.woken))
         verdicts = inquiry.judge(on(ONE, TWO))
         assert (verdicts.waiting, verdicts.taken) == ([], {TWO: MAC})
+        assert inquiry.knows("eth0", TWO)
     assert room.lan.asked == [("eth0", frozenset({ONE, TWO}))]
     assert room.woken == [frozenset({ONE, TWO})]
 
