@@ -142,9 +142,10 @@ def _reachable(chosen: _Candidates, wanted: Wanted, world: World) -> tuple[_Cand
     if routed or not chosen:
         return routed, None
     first = next(iter(chosen.values())).endpoint.address
+    other = "" if wanted.last_port else ", or set allocateLoadBalancerNodePorts: true"
     text = (
-        f"{wanted} has no NodePort, and this machine has no route to pod address {first} but the default one: add "
-        "a route to the pod network, or set allocateLoadBalancerNodePorts: true"
+        f"{wanted}: there is no NodePort, and this machine has no route to pod address {first} but the default one: add "
+        f"a route to the pod network{other}"
     )
     return {}, Notice(Reason.UNREACHABLE_PODS, text)
 

@@ -89,6 +89,10 @@ def test_pods_behind_the_default_route_only_are_refused_outside_of_the_cluster()
     choice = choose(POD_PORT, far)
     assert choice.refusal is not None
     assert choice.refusal.reason is Reason.UNREACHABLE_PODS
+    assert choice.refusal.message.endswith("add a route to the pod network, or set allocateLoadBalancerNodePorts: true")
+    ranged = choose(POD_PORT, far, last_port=90)
+    assert ranged.refusal is not None
+    assert ranged.refusal.message.endswith("add a route to the pod network")
     assert choice.backends == ()
     assert addresses_of(choose(POD_PORT, far, settings=replace(OUTSIDE, backends=BackendsMode.PODS))) == [
         "10.99.0.1:8080"
