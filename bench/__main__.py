@@ -12,11 +12,18 @@ import subprocess
 import sys
 from typing import Final
 
-from bench import conntrack, decide, reaction, sync
+from bench import addresses, conntrack, decide, reaction, sync
 from bench.record import HEADER, Figure, render_table
 
-BENCHES: Final = {"conntrack": conntrack.main, "decide": decide.main, "reaction": reaction.main, "sync": sync.main}
+BENCHES: Final = {
+    "addresses": addresses.main,
+    "conntrack": conntrack.main,
+    "decide": decide.main,
+    "reaction": reaction.main,
+    "sync": sync.main,
+}
 SHORT: Final = {
+    "addresses": ("--addresses", "1000", "--six", "300", "--rounds", "3", "--trial"),
     "conntrack": ("--flows", "5000", "--usage", "10000", "--rounds", "3", "--trial"),
     "decide": ("--services", "2000", "--times", "300", "--trial"),
     "reaction": ("--rounds", "3", "--outage", "10", "--trial"),
