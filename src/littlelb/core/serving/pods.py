@@ -144,8 +144,8 @@ def _reachable(chosen: _Candidates, wanted: Wanted, world: World) -> tuple[_Cand
     first = next(iter(chosen.values())).endpoint.address
     other = "" if wanted.last_port else ", or set allocateLoadBalancerNodePorts: true"
     text = (
-        f"{wanted}: there is no NodePort, and this machine has no route to pod address {first} but the default one: add "
-        f"a route to the pod network{other}"
+        f"{wanted}: there is no NodePort, and this machine has no route to pod address {first} but the default one: "
+        f"add a route to the pod network{other}"
     )
     return {}, Notice(Reason.UNREACHABLE_PODS, text)
 
