@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -347,17 +348,21 @@ def test_a_claim_that_fails_keeps_everything_else_from_being_made() -> None:
     _run(scenario)
 
 
-def test_the_claim_stays_while_anything_else_could_not_be_removed() -> None:
+@pytest.mark.parametrize(
+    ("phase", "what"),
+    [(Phase.FORWARD, frontend(VIP)), (Phase.ADDRESS, ip(VIP)), (Phase.PUBLISH, "default/web")],
+)
+def test_the_claim_stays_while_anything_else_could_not_be_removed(phase: Phase, what: object) -> None:
     """And goes with the pass that removes it."""
 
     async def scenario(machine: Machine) -> None:
         machine.put(service("web", VIP))
         await machine.go(full=True)
-        machine.targets[Phase.ADDRESS].fails[ip(VIP)] = Failure("Failed", "EBUSY")
+        machine.targets[phase].fails[what] = Failure("Failed", "EBUSY")
         machine.store.services.remove("default/web")
         await machine.go()
         assert machine.targets[Phase.CLAIM].world.keys() == {"default/web"}
-        machine.targets[Phase.ADDRESS].fails.clear()
+        machine.targets[phase].fails.clear()
         await machine.go(full=True)
         assert not machine.targets[Phase.CLAIM].world
         assert machine.addresses == set()

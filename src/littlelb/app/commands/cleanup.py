@@ -18,7 +18,7 @@ from littlelb.app.parts import build_planes
 from littlelb.app.sources import ApiParts, connect, list_all
 from littlelb.app.ways import RECORD
 from littlelb.config import Config
-from littlelb.control.store import Shelf
+from littlelb.control.shelf import Shelf
 from littlelb.core.errors import ConfigError, Transient, WorldError
 from littlelb.core.model import Claim, Key, Publication, Service
 from littlelb.core.plan import Changes, Failure
