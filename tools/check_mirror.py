@@ -21,6 +21,8 @@ WITHOUT = {
 COVERED = {
     "src/littlelb/app/clock.py": "tests/lab/test_demo.py",
     "src/littlelb/app/commands/cleanup.py": "tests/lab/test_stand_alone_commands.py",
+    "src/littlelb/dataplane/nft/kernel.py": "tests/lab/test_nft_life.py",
+    "src/littlelb/dataplane/nft/plane.py": "tests/lab/test_nft_plane.py",
     "tools/demo.py": "tests/lab/test_demo.py",
     "tools/demo_stage.py": "tests/lab/test_demo.py",
 }
