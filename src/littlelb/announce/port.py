@@ -79,17 +79,18 @@ def _ioctl(asker: socket.socket, question: int, name: str) -> bytes:
 class Port:
     """One packet socket, bound to a device and an ethertype; not blocking."""
 
-    def __init__(self, device: str, ethertype: int) -> None:
-        """Open it. Raises OSError: PermissionError without CAP_NET_RAW, ENODEV without the device."""
-        # Protocol 0 until the filter is on: nothing can slip in before.
+    def __init__(self, device: str, ethertype: int, *, hears: bool = True) -> None:
+        """Open it. Raises OSError: PermissionError without CAP_NET_RAW, ENODEV without the device.
+
+        Not `hears`: for sending only, which asks nothing of the device.
+        """
+        # Protocol 0 until the filter is on: nothing can slip in before; for ever, if nothing is to be heard.
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
         try:
-            if ethertype == ETHERTYPE_IPV6:
-                self._filter()
-            with suppress(PermissionError):  # without CAP_NET_ADMIN as much as everybody gets
-                self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
-            self._socket.bind((device, ethertype))
-            self._hear_all_multicast(device)
+            if hears:
+                self._prepare_to_hear(device, ethertype)
+            else:
+                self._socket.bind((device, 0))
         except OSError:
             self._socket.close()
             raise
@@ -139,6 +140,14 @@ class Port:
     ) -> None:
         self.close()
 
+    def _prepare_to_hear(self, device: str, ethertype: int) -> None:
+        if ethertype == ETHERTYPE_IPV6:
+            self._filter()
+        with suppress(PermissionError):  # without CAP_NET_ADMIN as much as everybody gets
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+        self._socket.bind((device, ethertype))
+        self._hear_all_multicast(device)
+
     def _filter(self) -> None:
         program = b"".join(struct.pack("HBBI", *instruction) for instruction in _NEIGHBOUR_ONLY)
         memory = ctypes.create_string_buffer(program)
@@ -149,3 +158,8 @@ class Port:
         # Another machine's own search for duplicates goes to a group that this machine has not joined.
         request = struct.pack("iHH8s", socket.if_nametoindex(device), _PACKET_MR_ALLMULTI, 0, b"")
         self._socket.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, request)
+
+
+def open_sender(device: str, ethertype: int) -> Port:
+    """Open a Port that hears nothing. Raises OSError as Port does."""
+    return Port(device, ethertype, hears=False)

@@ -9,8 +9,9 @@ served all the same, for the kernel answers ARP by itself; then `notice` says wh
 
 import asyncio
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from ipaddress import IPv4Address
+from typing import TypeAlias
 
 import structlog
 
@@ -22,7 +23,7 @@ from littlelb.announce.packets import (
     arp_announcements,
     unsolicited_advertisement,
 )
-from littlelb.announce.port import Device, Port, read_device
+from littlelb.announce.port import Device, open_sender, read_device
 from littlelb.announce.probe import RawPort
 from littlelb.core.interfaces import Phase
 from littlelb.core.model import Announcement, Ip
@@ -40,6 +41,10 @@ _NAMED = 20
 _NOTICE = "neighbours are not told when an address moves here: grant the capability CAP_NET_RAW"
 
 
+Send: TypeAlias = Callable[[RawPort, Iterable[Frame]], Awaitable[None]]
+"""At once, or at a bounded rate."""
+
+
 class AnnounceTarget:
     """`core.interfaces.Target[Ip, Announcement]` on packet sockets."""
 
@@ -48,7 +53,7 @@ class AnnounceTarget:
     def __init__(
         self,
         *,
-        open_port: Callable[[str, int], RawPort] = Port,
+        open_port: Callable[[str, int], RawPort] = open_sender,
         look: Callable[[str], Device | None] = read_device,
         pace: Pace | None = None,
     ) -> None:
@@ -79,7 +84,7 @@ class AnnounceTarget:
     async def apply(self, changes: Changes[Ip, Announcement]) -> Mapping[Ip, Failure]:
         """Announce what comes or changes, each address once; forget what goes (there is no way to take it back).
 
-        Many count as announced when they are queued: no neighbour knows a new address under another MAC address.
+        Many count as announced when they are queued, for it takes a second at most until ten thousand are told.
         """
         for address, gone in changes.remove.items():
             self._announced.pop(address, None)
@@ -89,12 +94,13 @@ class AnnounceTarget:
             by_device.setdefault(wanted.device, []).append(address)
         failures: dict[Ip, Failure] = {}
         for name, addresses in by_device.items():
-            failure = await self._announce(name, addresses[:AT_ONCE])
+            self._announced.update(dict.fromkeys(addresses, Announcement(device=name)))
+            failure = await self._announce(name, addresses[:AT_ONCE], _send_at_once)
             if failure is None:
-                self._announced.update(dict.fromkeys(addresses, Announcement(device=name)))
                 self._defer(name, addresses[AT_ONCE:])
             else:
                 failures.update(dict.fromkeys(addresses, failure))
+                self._doubt(addresses)
         return failures
 
     async def run(self) -> None:
@@ -104,24 +110,27 @@ class AnnounceTarget:
             self._woken.clear()
             queue, self._queue = self._queue, {}
             for name, addresses in queue.items():
-                failure = await self._announce(name, list(addresses))
+                failure = await self._announce(name, list(addresses), self._pace.send)
                 if failure is not None:  # not announced, then: the next full pass does it again
                     log.warning("address.not_announced", device=name, count=len(addresses), reason=failure.message)
-                    for address in addresses:
-                        self._announced.pop(address, None)
+                    self._doubt(addresses)
+
+    def _doubt(self, addresses: Iterable[Ip]) -> None:
+        for address in addresses:
+            self._announced.pop(address, None)
 
     def _defer(self, name: str, addresses: list[Ip]) -> None:
         if addresses:
             self._queue.setdefault(name, {}).update(dict.fromkeys(addresses))
             self._woken.set()
 
-    async def _announce(self, name: str, addresses: list[Ip]) -> Failure | None:
+    async def _announce(self, name: str, addresses: list[Ip], send: Send) -> Failure | None:
         try:
             device = self._look(name)
             if device is None:
                 return Failure(Reason.FAILED, f"cannot announce: the link device {name} does not exist; it is awaited")
             if device.asked:
-                await self._send(device, addresses)
+                await self._send(device, addresses, send)
         except PermissionError:
             self._report_refusal(name)
         except OSError as error:
@@ -131,15 +140,17 @@ class AnnounceTarget:
             return Failure(Reason.FAILED, f"cannot announce on {name}: {error.strerror}")
         return None
 
-    async def _send(self, device: Device, addresses: list[Ip]) -> None:
+    async def _send(self, device: Device, addresses: list[Ip], send: Send) -> None:
         for ethertype, version in ((ETHERTYPE_ARP, 4), (ETHERTYPE_IPV6, 6)):
             told = [address for address in addresses if address.version == version]
             if not told:
                 continue
             port = self._open_port(device.name, ethertype)
             try:
-                frames = (frame for address in told for frame in render_announcement(device.mac, address))
-                await self._pace.send(port, frames)
+                # What goes while others are told is not announced any more: it may be another machine's by now.
+                still = (address for address in told if address in self._announced)
+                frames = (frame for address in still for frame in render_announcement(device.mac, address))
+                await send(port, frames)
             finally:  # in a thread, because the kernel takes its time, up to 15 ms, and nobody waits for it
                 asyncio.get_running_loop().run_in_executor(None, port.close)
             _report(told, device.name)
@@ -149,6 +160,10 @@ class AnnounceTarget:
         if not self.notice:
             log.warning("announce.not_permitted", device=device, remedy=_NOTICE)
         self.notice = _NOTICE
+
+
+async def _send_at_once(port: RawPort, frames: Iterable[Frame]) -> None:
+    await port.send(frames)
 
 
 def _report(told: list[Ip], device: str) -> None:

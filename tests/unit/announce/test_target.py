@@ -113,6 +113,30 @@ async def test_many_are_announced_beside_the_pass(wire: "Wire") -> None:
     assert told == many.keys() - gone.keys()
 
 
+async def test_what_goes_while_others_are_told_is_not_announced(wire: "Wire") -> None:
+    """Another machine may have it by then: its neighbours would send to us."""
+    pause = asyncio.Event()
+
+    async def wait(_: float) -> None:
+        await pause.wait()
+
+    announce = AnnounceTarget(open_port=wire.open, look=wire.look, pace=Pace(sleep=wait))
+    many: dict[Ip, Announcement] = {IPv4Address("10.7.0.0") + n: Announcement(device="eth0") for n in range(1, 301)}
+    await announce.apply(Changes(add=many))
+    running = asyncio.create_task(announce.run())
+    async with asyncio.timeout(5):
+        while not wire.open_ports:
+            await asyncio.sleep(0)
+        gone = list(many)[-1]
+        await announce.apply(Changes(remove={gone: many[gone]}))
+        pause.set()
+        while len(wire.sent) < 2 * 299 or wire.open_ports:
+            await asyncio.sleep(0)
+    running.cancel()
+    told = {packet.sender for _, frame in wire.sent if (packet := parse_arp(frame.payload)) is not None}
+    assert told == many.keys() - {gone}
+
+
 async def test_what_could_not_be_announced_later_is_not_believed(wire: "Wire") -> None:
     """The next full pass finds it missing, and announces it again."""
     announce = AnnounceTarget(open_port=wire.open, look=wire.look, pace=Pace(1e9))
