@@ -100,7 +100,7 @@ class World:
 
     def pings(self, address: Ip) -> bool:
         """Does it answer an echo request within a second?"""
-        return self.lan.client.call(lambda: _ping(str(address)))
+        return self.lan.client.call(lambda: ping(str(address)))
 
     @contextmanager
     def connection(self, asked: Frontend) -> Iterator[socket.socket]:
@@ -116,7 +116,7 @@ class World:
         async def main() -> None:
             keeper = Keeper(**more)
             await keeper.plane.start()
-            task = asyncio.create_task(keeper.keep())
+            task = asyncio.gather(keeper.keep(), keeper.plane.run())
             try:
                 await script(keeper)
             finally:
@@ -148,10 +148,9 @@ class Keeper:
         self.leave = False
         """Keep the table at the end."""
         self.wanted: dict[Frontend, Forward] = {}
-        self.flows: list[tuple[list[Any], list[Any]]] = []
         self._hint = asyncio.Event()
         self._lock = asyncio.Lock()
-        self.plane = NftPlane(NftSettings("eth0"), self._hear, lambda gone, come: self.flows.append(([*gone], [*come])))
+        self.plane = NftPlane(NftSettings("eth0"), self._hear)
 
     def _hear(self) -> None:
         self.hints += 1
@@ -210,7 +209,7 @@ def _ask(address: str, port: int, protocol: Protocol) -> Told | str:
         return Told(backend, int(told), client)
 
 
-def _ping(address: str) -> bool:
+def ping(address: str) -> bool:
     """Send an echo request by a ping socket: the kernel makes the checksum (icmp(7), icmpv6(7))."""
     six = ":" in address
     family, protocol = (socket.AF_INET6, socket.IPPROTO_ICMPV6) if six else (socket.AF_INET, socket.IPPROTO_ICMP)
