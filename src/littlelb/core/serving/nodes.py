@@ -5,7 +5,8 @@ NotReady at once); at most `max_nodes` for a Service, by rendezvous. With policy
 else those whose endpoints serve while they end: what their healthCheckNodePort would tell (KEP-1669).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from littlelb.core.hashing import rendezvous
 from littlelb.core.ipam.requests import family_of
@@ -42,9 +43,9 @@ def choose_nodes(wanted: Wanted, world: World) -> Choice:
         reachable = {name: address for name, address in reachable.items() if name in local}
     if world.node_weights:
         reachable = _weighing_something(reachable, world)
-    names = list(reachable)
+    names = tuple(reachable)
     if len(names) > world.settings.max_nodes:
-        names = sorted(rendezvous(wanted.service.uid or wanted.service.key, names, world.settings.max_nodes))
+        names = _prefer(wanted.service.uid or wanted.service.key, names, world.settings.max_nodes)
     weights = share_out([world.node_weights.get(name, UNWEIGHTED)[0] for name in names])
     backends = tuple(
         Backend(reachable[name], wanted.port.node_port, weight, wanted.source.keeps(reachable[name]))
@@ -53,13 +54,19 @@ def choose_nodes(wanted: Wanted, world: World) -> Choice:
     return Choice(backends, tuple(_judge_nodes(wanted, names, world)), by_nodes=True)
 
 
+@lru_cache(maxsize=8)
+def _prefer(key: str, names: tuple[str, ...], count: int) -> tuple[str, ...]:
+    """Take the nodes that a Service prefers, in the order of their names; all its ports ask for the same."""
+    return tuple(sorted(rendezvous(key, names, count)))
+
+
 def _weighing_something(reachable: Mapping[str, Ip], world: World) -> Mapping[str, Ip]:
     """Leave out the nodes that shall take no new connections, before the others are counted; unless all are such."""
     weighing = {name: ip for name, ip in reachable.items() if world.node_weights.get(name, UNWEIGHTED)[0]}
     return weighing or reachable
 
 
-def _judge_nodes(wanted: Wanted, names: list[str], world: World) -> Iterable[Notice]:
+def _judge_nodes(wanted: Wanted, names: Sequence[str], world: World) -> Iterable[Notice]:
     """Say what the owner should know about the nodes that serve."""
     if not names:
         text = (
