@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import pytest
 import yaml
 
 from littlelb.core.shown.status import ServiceStatus, StatusReport, decode_report
@@ -28,6 +29,9 @@ ANSWERER = TOP / "tests/e2e/answerer.py"
 BACKENDS = ("198.51.100.11", "198.51.100.12")
 BACKENDS_V6 = ("2001:db8:0:51::b", "2001:db8:0:51::c")
 OWN = {"192.0.2.2", "203.0.113.2", "2001:db8:0:2::2", "2001:db8:0:113::2"}
+
+BOTH_PLANES = pytest.mark.parametrize("box", ["nft", "pipe"], indirect=True)
+"""For tests whose promise holds for either plane."""
 
 Document = dict[str, Any]
 
@@ -144,10 +148,11 @@ class Site:
 class Box(Site):
     """A Site with a folder of manifests, a daemon and the commands; leaving the `with` block removes all of it."""
 
-    def __init__(self) -> None:
-        """Nothing runs yet but the web servers."""
+    def __init__(self, plane: str = "auto") -> None:
+        """Nothing runs yet but the web servers; `plane`: what daemon and commands are told by `--plane`."""
         super().__init__()
         self.daemon: subprocess.Popen[str] | None = None
+        self.plane = plane
 
     # --- the folder --------------------------------------------------------------------------------------------------
 
@@ -174,12 +179,13 @@ class Box(Site):
             "LITTLELB_STATE_DIR": str(self.state),
             "LITTLELB_RUN_DIR": str(self.run),
             "LITTLELB_PIPE_WORKERS": "2",
+            "LITTLELB_PLANE": self.plane,
         }
 
-    def start(self, *flags: str) -> None:
-        """Start the daemon and wait until it is ready."""
+    def start(self, *flags: str, before: Sequence[str] = ()) -> None:
+        """Start the daemon and wait until it is ready; `before`: the program that starts it, with its arguments."""
         with self.log.open("a", encoding="utf-8") as log:
-            argv = [str(LOADBALANCER), "run", *flags]
+            argv = [*before, str(LOADBALANCER), "run", *flags]
             self.daemon = self.lan.balancer.popen(argv, stdout=log, stderr=log, env=self.environment)
         self.wait("the daemon is ready", self._ready)
 

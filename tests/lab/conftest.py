@@ -28,7 +28,10 @@ def lan() -> Iterator[Lan]:
 
 
 @pytest.fixture
-def box() -> Iterator[Box]:
-    """One box with two web servers beside it and an empty folder of manifests; the daemon is not started yet."""
-    with Box() as made:
+def box(request: pytest.FixtureRequest) -> Iterator[Box]:
+    """One box with two web servers beside it and an empty folder of manifests; the daemon is not started yet.
+
+    Parametrised indirectly, the parameter is the plane: `box.BOTH_PLANES`.
+    """
+    with Box(getattr(request, "param", "auto")) as made:
         yield made

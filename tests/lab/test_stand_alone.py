@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.box import BACKENDS, BACKENDS_V6, Box, both, endpoints, render, service
+from tests.lab.box import BACKENDS, BACKENDS_V6, BOTH_PLANES, Box, both, endpoints, render, service
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(90)]
 WEB = "203.0.113.10"
@@ -22,6 +22,7 @@ def digests(folder: Path) -> dict[str, tuple[str, int]]:
     }
 
 
+@BOTH_PLANES
 def test_a_folder_is_followed_through_rename_and_replace(box: Box) -> None:
     """A file that is replaced by another is read anew; one that is removed takes its Services along."""
     box.write("web.yaml", *both("web", WEB))
@@ -142,6 +143,7 @@ def test_the_status_socket_is_for_its_user_only(box: Box) -> None:
     assert stat.S_IMODE((box.run / "pipe").stat().st_mode) == 0o700
 
 
+@pytest.mark.parametrize("box", ["pipe"], indirect=True)
 def test_a_kill_and_a_lost_state_file_change_nothing_for_clients(box: Box) -> None:
     """What workers serve is held by whom they serve it for: the next daemon adopts it, though no file says so."""
     box.write("web.yaml", *both("web", WEB), *both("shared", "", 8000))
@@ -160,6 +162,7 @@ def test_a_kill_and_a_lost_state_file_change_nothing_for_clients(box: Box) -> No
     assert box.ask(WEB)
 
 
+@BOTH_PLANES
 def test_ipv6_addresses_are_served_by_ipv6_backends(box: Box) -> None:
     """Both families beside each other: each address is answered by endpoints of its own family, and goes with them."""
     six = "2001:db8:0:113::a"

@@ -56,6 +56,12 @@ def _judge_process() -> list[Finding]:
     ]
 
 
+def may_administer() -> bool:
+    """Has this process CAP_NET_ADMIN, without which the kernel shows none of its rules?"""
+    bit, *_ = judges.CAPABILITIES["CAP_NET_ADMIN"]
+    return bool(parse_capabilities(Path("/proc/self/status").read_text()) >> bit & 1)
+
+
 def parse_capabilities(status: str) -> int:
     """Read CapEff out of the text of /proc/self/status (proc(5))."""
     line = next(line for line in status.splitlines() if line.startswith("CapEff:"))

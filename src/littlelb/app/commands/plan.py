@@ -13,9 +13,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from littlelb.app.clock import SystemClock
+from littlelb.app.commands.check import may_administer
 from littlelb.app.commands.wording import render_key, render_value
 from littlelb.app.parts import Parts, build_parts
-from littlelb.config import Config
+from littlelb.config import Config, Plane
 from littlelb.control.apply import failure_from
 from littlelb.core.desired import compute
 from littlelb.core.errors import Transient, WorldError
@@ -48,13 +49,20 @@ async def compute_plan(parts: Parts) -> PlanDocument:
     await list_in_time(parts)
     state = compute(parts.store.peek())
     lines: list[PlanLine] = []
-    errors = list(parts.source.errors)
+    errors = [*parts.source.errors, *_blind(parts)]
     for phase, differ in _differs(parts, state):
         try:
             lines.extend(render_lines(phase, *await differ()))
         except WorldError as error:
             errors.append(f"{phase.name}: {failure_from(error).message}")
     return PlanDocument(lines=tuple(lines), refused=tuple(render_refusals(state)), errors=tuple(errors))
+
+
+def _blind(parts: Parts) -> list[str]:
+    """Say that the kernel plane, which a run may use, is not seen by who is not permitted to look."""
+    if not parts.planes.no_nft or parts.config.plane is Plane.PIPE or may_administer():
+        return []
+    return ["FORWARD: planned for the pipe alone: the kernel plane cannot be looked at without CAP_NET_ADMIN; try sudo"]
 
 
 async def list_in_time(parts: Parts) -> None:

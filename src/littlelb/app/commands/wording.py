@@ -41,7 +41,7 @@ def _forward(forward: Forward) -> str:
     texts = [_with_port(one.address, one.port) + _weight(one) for one in forward.backends[:MOST]]
     if len(forward.backends) > MOST:
         texts.append(f"{len(forward.backends) - MOST} more")
-    details = [forward.service, forward.plane]
+    details = [*([forward.service] if forward.service else []), forward.plane]
     if any(backend.keeps_source for backend in forward.backends):
         kept = all(backend.keeps_source for backend in forward.backends)
         details.append("client address kept" if kept else "client address kept for some")

@@ -31,10 +31,9 @@ from littlelb.dataplane.nft.elements.census import Census, digest
 from littlelb.dataplane.nft.elements.layout import judge, render_rules
 from littlelb.dataplane.nft.elements.ledger import Ledger, Plan
 from littlelb.dataplane.nft.elements.transaction import compute_transaction
-from littlelb.dataplane.nft.elements.transitions import Arrival, Removal, Step, compute_flows
+from littlelb.dataplane.nft.elements.transitions import Arrival, Removal, Step, compute_flows, guess_forward
 from littlelb.dataplane.nft.kernel import Kernel
 from littlelb.dataplane.nft.watch import Watch
-from littlelb.dataplane.unsettled import UNSETTLED
 
 _log = structlog.get_logger(__name__)
 _LARGE: Final = 500
@@ -199,16 +198,16 @@ class NftPlane:
         """Return what is in the kernel, changing nothing: for commands beside a daemon, or without one.
 
         The kernel does not know to which Service its elements belong: what is as `wanted` is reported as that, all else
-        as a value that nobody wants. Raises Transient, Permanent.
+        by its backends, as nobody's. Raises Transient, Permanent.
         """
+        digests = {f: digest(render_rules(f, forward)) for f, forward in wanted.items() if judge(f, forward) is None}
         with NfSocket() as opened:
             kernel = Kernel(opened)
             census = await kernel.read() if kernel.is_intact() else Census()
-        digests = {f: digest(render_rules(f, forward)) for f, forward in wanted.items() if judge(f, forward) is None}
-        return {
-            frontend: wanted[frontend] if digests.get(frontend) == number else UNSETTLED
-            for frontend, number in census.digests.items()
-        }
+            others = [frontend for frontend, number in census.digests.items() if digests.get(frontend) != number]
+            found = await kernel.read(others) if others else Census()
+        as_wanted = {frontend: wanted[frontend] for frontend in census.digests if frontend not in found.rules}
+        return {**as_wanted, **{frontend: guess_forward(rules) for frontend, rules in found.rules.items() if rules}}
 
     async def remove(self, *, dry_run: bool = False) -> bool:
         """Take the table away, without a `start`; was there one? Raises Transient, Permanent."""

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from littlelb.core.counters import BackendKey
-from littlelb.core.model import Forward, Frontend, Protocol
+from littlelb.core.model import Backend, Forward, Frontend, Plane, Protocol
 from littlelb.dataplane.netfilter.keys import parse_port
+from littlelb.dataplane.netfilter.sets import Verdict, VerdictCode
 from littlelb.dataplane.nft.elements.layout import Rules
 
 
@@ -67,6 +68,14 @@ def select_backends(rules: Rules) -> frozenset[BackendKey]:
     return frozenset(
         _backend(value) for place, value in rules.items() if isinstance(value, bytes) and "slots" in place[0]
     )
+
+
+def guess_forward(rules: Rules) -> Forward:
+    """Say for people what these elements do; whose they are they do not tell."""
+    backends = sorted(select_backends(rules), key=lambda one: (int(one[0]), one[1]))
+    passing = any(isinstance(value, Verdict) and value.code is VerdictCode.ACCEPT for value in rules.values())
+    plane = Plane.PIPE if passing else Plane.NFT
+    return Forward(service="", backends=tuple(Backend(*backend) for backend in backends), plane=plane)
 
 
 def _backend(value: bytes) -> BackendKey:

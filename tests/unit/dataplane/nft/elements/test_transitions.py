@@ -2,7 +2,14 @@
 
 from littlelb.core.model import Forward, Frontend, Plane
 from littlelb.dataplane.nft.elements.layout import render_rules
-from littlelb.dataplane.nft.elements.transitions import Arrival, Removal, Step, compute_flows, select_backends
+from littlelb.dataplane.nft.elements.transitions import (
+    Arrival,
+    Removal,
+    Step,
+    compute_flows,
+    guess_forward,
+    select_backends,
+)
 from tests.unit.dataplane.nft.rules import DNS, RANGE, WEB, WEB6, backends, forward
 
 ONE, TWO = backends(1, 2)
@@ -50,3 +57,12 @@ def test_backends_are_read_out_of_slots() -> None:
     assert select_backends(render_rules(WEB6, forward(*six))) == {(six[0].address, 8080)}
     assert select_backends(render_rules(RANGE, forward(*backends(1, port=0)))) == {(ONE.address, 0)}
     assert select_backends(render_rules(WEB, forward())) == frozenset()
+
+
+def test_elements_tell_people_what_they_do_but_not_for_whom() -> None:
+    """Backends, or that the pipe serves; no Service."""
+    assert guess_forward(render_rules(WEB, forward(ONE, TWO))) == Forward(
+        service="", backends=(ONE, TWO), plane=Plane.NFT
+    )
+    piped = Forward(service="default/web", backends=(ONE,), plane=Plane.PIPE)
+    assert guess_forward(render_rules(WEB, piped)) == Forward(service="", backends=(), plane=Plane.PIPE)
