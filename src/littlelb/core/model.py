@@ -13,6 +13,8 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
+from littlelb.core.immutable.ranges import Ranges
+
 Ip: TypeAlias = IPv4Address | IPv6Address
 Net: TypeAlias = IPv4Network | IPv6Network
 Key: TypeAlias = str
@@ -224,6 +226,22 @@ class HostFacts:
     """Destinations of all routes but the default ones: is there a route to a pod?"""
     listeners: tuple[Listener, ...] = ()
     api_servers: frozenset[Ip] = frozenset()
+    _reached: Mapping[int, Ranges] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Index the routes: each endpoint there is is looked for in them, and there may be one for each node."""
+        nets = (*self.routed, *self.on_link)
+        ranges = {
+            version: Ranges(
+                (int(net.network_address), int(net.broadcast_address)) for net in nets if net.version == version
+            )
+            for version in (4, 6)
+        }
+        object.__setattr__(self, "_reached", ranges)
+
+    def reaches(self, address: Ip) -> bool:
+        """Is there a route to it other than the default one?"""
+        return int(address) in self._reached[address.version]
 
 
 # --- what has become of earlier decisions ----------------------------------------------------------------------------

@@ -7,7 +7,7 @@ Local this is asked of the pods of this node first, and of those of all nodes if
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeAlias
 
-from littlelb.core.model import Backend, Endpoint, EndpointSlice, HostFacts, Ip, Protocol, Service
+from littlelb.core.model import Backend, Endpoint, EndpointSlice, Ip, Protocol, Service
 from littlelb.core.reasons import Notice, Reason
 from littlelb.core.serving.choice import Choice, Wanted, never_a_backend
 from littlelb.core.serving.sources import Source
@@ -138,7 +138,7 @@ def _reachable(chosen: _Candidates, wanted: Wanted, world: World) -> tuple[_Cand
     settings = world.settings
     if settings.in_cluster or settings.stand_alone or settings.backends is BackendsMode.PODS:
         return chosen, None
-    routed = {place: c for place, c in chosen.items() if _routed(c.endpoint.address, world.host)}
+    routed = {place: c for place, c in chosen.items() if world.host.reaches(c.endpoint.address)}
     if routed or not chosen:
         return routed, None
     first = next(iter(chosen.values())).endpoint.address
@@ -148,9 +148,3 @@ def _reachable(chosen: _Candidates, wanted: Wanted, world: World) -> tuple[_Cand
         f"add a route to the pod network{other}"
     )
     return {}, Notice(Reason.UNREACHABLE_PODS, text)
-
-
-def _routed(address: Ip, host: HostFacts) -> bool:
-    """Is there a route to it other than the default one?"""
-    nets = (*host.routed, *host.on_link)
-    return any(net.version == address.version and address in net for net in nets)
