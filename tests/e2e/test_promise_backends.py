@@ -281,7 +281,10 @@ def test_outside_of_the_cluster_node_ports_come_first(rig: Rig) -> None:
 
 
 def test_in_the_cluster_pods_serve_although_there_are_node_ports(rig: Rig) -> None:
-    """With a pod's own credentials `auto` means pods, and the status tells kube-proxy to let connections through."""
+    """With a pod's own credentials `auto` means pods.
+
+    The status leaves the nodes' and pods' own connections to kube-proxy, except where the pipe carries the Service.
+    """
     give_pod_address(rig, 1)
     launch_in_pod(rig, write_account_folder(rig, rig.plane.token(NAMESPACE, ACCOUNT)))
     rig.wait("the daemon is ready", rig.ready)
@@ -291,4 +294,12 @@ def test_in_the_cluster_pods_serve_although_there_are_node_ports(rig: Rig) -> No
     apply_slice(rig, 1, {"http": 8080})
     wait_for(rig, "n1")
     rig.wait("published", lambda: rig.ingress("web") == [VIP])
-    assert rig.get("web")["status"]["loadBalancer"]["ingress"][0]["ipMode"] == "Proxy"
+
+    def mode() -> str:
+        return str(rig.get("web")["status"]["loadBalancer"]["ingress"][0]["ipMode"])
+
+    assert mode() == "VIP"
+    web = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": rig.namespace}}
+    rig.plane.admin.patch(web, {"metadata": {"annotations": {"littlelb.io/plane": "pipe"}}})
+    rig.wait("the mode of the pipe", lambda: mode() == "Proxy")
+    wait_for(rig, "n1")

@@ -36,9 +36,10 @@ def change(rig: Rig, spec: Object) -> None:
     rig.plane.admin.patch(web, {"spec": spec})
 
 
-def test_under_policy_local_nodes_with_endpoints_serve_and_the_lost_address_is_said(rig: Rig) -> None:
+@pytest.mark.parametrize("plane", ["nft", "pipe"])
+def test_under_policy_local_nodes_with_endpoints_serve_and_the_lost_address_is_said(rig: Rig, plane: str) -> None:
     """A condition and a Warning as long as the policy asks for the client's address; with Cluster both nodes serve."""
-    rig.start("--plane", "pipe")
+    rig.start("--plane", plane)
     rig.apply("web", loadBalancerIP=VIP, externalTrafficPolicy="Local")
     rig.serve_service("web", 1, 2)
     create_pod(rig.plane.admin, "web-2", "n2", "10.1.0.12", "web", rig.namespace)
@@ -49,6 +50,19 @@ def test_under_policy_local_nodes_with_endpoints_serve_and_the_lost_address_is_s
     change(rig, {"externalTrafficPolicy": "Cluster"})
     wait_for(rig, "n1", "n2")
     rig.wait("the condition to go", lambda: KEPT not in conditions(rig))
+
+
+def test_where_the_way_back_is_declared_the_address_is_kept(rig: Rig) -> None:
+    """The backends' network is routed through the balancer: no Warning, and a condition that says so."""
+    rig.start("--routed-networks", "198.51.100.0/24", "--local-policy", "strict")
+    rig.apply("web", loadBalancerIP=VIP, externalTrafficPolicy="Local")
+    rig.serve_service("web", 1, 2)
+    create_pod(rig.plane.admin, "web-1", "n1", "10.1.0.11", "web", rig.namespace)
+    wait_for(rig, "n1")
+    rig.wait("a condition", lambda: conditions(rig).get(KEPT) == ("True", "Kept"))
+    assert not warned(rig, "ClientAddressLost")
+    (why,) = rig.status("web").reasons
+    assert (why.reason, why.warning) == ("SourceAddress", False)
 
 
 def test_a_strict_local_policy_refuses_what_would_lose_the_address(rig: Rig) -> None:
@@ -84,12 +98,13 @@ def weighed(rig: Rig, number: int, weight: str | None) -> Object:
     }
 
 
-def test_weights_of_slices_are_followed(rig: Rig) -> None:
+@pytest.mark.parametrize("plane", ["nft", "pipe"])
+def test_weights_of_slices_are_followed(rig: Rig, plane: str) -> None:
     """A canary at 0 gets nothing, at 1 its share; what is no number is said, and counts as 1."""
     for number in (1, 2):
         rig.serve(number, 8080)
         rig.plane.admin.apply(weighed(rig, number, "0" if number == 2 else "3"))
-    rig.start("--plane", "pipe", "--backends", "pods")
+    rig.start("--plane", plane, "--backends", "pods")
     rig.apply("web", loadBalancerIP=VIP, selector=None)
     wait_for(rig, "n1")
     rig.plane.admin.apply(weighed(rig, 2, "1"))

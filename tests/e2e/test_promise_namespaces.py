@@ -82,8 +82,11 @@ def test_services_of_all_namespaces_are_served(rig: Rig, place: Place) -> None:
 
 
 def test_the_same_name_in_two_namespaces_is_two_services(rig: Rig, place: Place) -> None:
-    """Each has its address, its backends, its status and its Events; when one goes, the other does not notice."""
-    rig.start()
+    """Each has its address, its backends, its status and its Events; when one goes, the other does not notice.
+
+    Only one of the two nodes answers for each of them, which no kube-proxy would do: the pipe asks the other one then.
+    """
+    rig.start("--plane", "pipe")
     mine = Place(rig, rig.namespace)
     mine.apply(VIP)
     place.apply(OTHER, 2)
@@ -103,7 +106,7 @@ def test_the_same_name_in_two_namespaces_is_two_services(rig: Rig, place: Place)
 
 def test_the_same_name_and_address_in_two_namespaces_is_a_conflict_that_names_the_other(rig: Rig, place: Place) -> None:
     """The refusal names the winner with its namespace, so that its owner can be found."""
-    rig.start()
+    rig.start("--plane", "pipe")  # as above: one node answers
     mine = Place(rig, rig.namespace)
     mine.apply(VIP)
     rig.wait("published", lambda: mine.shows(VIP))
