@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from littlelb.core.model import Backend, Forward, Frontend, Plane
+from littlelb.core.model import Forward, Frontend, Plane
 from littlelb.testing.lan import backend_address, lan_address, vip
 from tests.lab.nft_world import (
     REFUSED,
@@ -367,24 +367,3 @@ def test_a_connection_from_before_the_table_is_not_picked_up(world: World) -> No
 
         with sock, accepted:
             world.play(script)
-
-
-def test_flows_are_told_of_what_changes(world: World) -> None:
-    """A backend that goes, with its drain; UDP frontends that come; a frontend that goes, with its own time."""
-
-    async def script(keeper: Keeper) -> None:
-        two = backends(11, 12)
-        one = frontend(protocol=UDP)
-        await keeper.serve({one: forward(*two, drain_seconds=30, withdraw_seconds=5)})
-        await keeper.change({one: forward(two[0], drain_seconds=30, withdraw_seconds=5)})
-        await keeper.change({})
-        told = [(gone, come) for gone, come in keeper.flows]
-        assert [[arrival.frontend for arrival in come] for _, come in told] == [[one], [], []]
-        gone = [[(g.backend, g.drain_seconds) for g in gone] for gone, _ in told]
-        assert gone == [[], [(_key(two[1]), 30)], [(_key(two[0]), 5)]]
-
-    world.play(script)
-
-
-def _key(backend: Backend) -> tuple[Any, int]:
-    return backend.address, backend.port

@@ -45,6 +45,10 @@ class Kernel(Protocol):
         """Take its table away, started or not; was there one? Raises WorldError."""
         ...
 
+    async def drain(self, seconds: float) -> int:
+        """Wait until no flow is left, at most so long; return how many are."""
+        ...
+
     async def stop(self, *, keep: bool) -> None:
         """Leave everything for the next start, or remove everything."""
         ...
@@ -171,7 +175,9 @@ class Planes:
 
     async def drain(self, seconds: float) -> int:
         """Wait until no flow is left in either, at most so long; return how many are."""
-        return await self.pipe.drain(seconds)
+        if not self._in_use:
+            return await self.pipe.drain(seconds)
+        return sum(await asyncio.gather(self.pipe.drain(seconds), self.kernel.drain(seconds)))
 
     async def stop(self, *, keep: bool) -> None:
         """Leave everything for the next daemon, or end and remove everything."""

@@ -81,6 +81,9 @@ class Kernel(FakeTarget[Frontend, Forward]):
     async def remove(self, *, dry_run: bool = False) -> bool:
         return not dry_run
 
+    async def drain(self, _seconds: float) -> int:
+        return 3
+
     async def stop(self, *, keep: bool) -> None:
         self.said.append(f"stop keep={keep}")
 
@@ -197,8 +200,8 @@ async def test_who_wants_the_pipe_gets_no_kernel_plane_unless_there_is_a_table()
         assert left.kernel.said == ["start"]
 
 
-async def test_a_look_shows_both_and_counters_and_drains_are_the_pipes() -> None:
-    """What one carries that the other should let through is not as it should be."""
+async def test_a_look_and_a_drain_are_of_both() -> None:
+    """What one carries that the other should let through is not as it should be; flows are added up."""
     machine = Machine(Plane.AUTO)
     await machine.planes.find_out()
     machine.kernel.world[WEB] = RULE
@@ -207,3 +210,5 @@ async def test_a_look_shows_both_and_counters_and_drains_are_the_pipes() -> None
     assert (await machine.planes.look({}))[WEB] not in {RULE, machine.pipe.world[WEB]}
     assert (await machine.planes.counters())[WEB].total.connections == 3
     assert await machine.planes.drain(1.0) == 2
+    async with machine.running():
+        assert await machine.planes.drain(1.0) == 5

@@ -11,7 +11,7 @@ writes what differs. A skeleton of another layout is replaced together with all 
 import asyncio
 import errno
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,7 +31,9 @@ from littlelb.dataplane.nft.elements.census import Census, digest
 from littlelb.dataplane.nft.elements.layout import judge, render_rules
 from littlelb.dataplane.nft.elements.ledger import Ledger, Plan
 from littlelb.dataplane.nft.elements.transaction import compute_transaction
-from littlelb.dataplane.nft.elements.transitions import Arrival, Removal, Step, compute_flows, guess_forward
+from littlelb.dataplane.nft.elements.transitions import guess_forward
+from littlelb.dataplane.nft.flows.endings import Endings
+from littlelb.dataplane.nft.flows.flows import Flows
 from littlelb.dataplane.nft.kernel import Kernel
 from littlelb.dataplane.nft.watch import Watch
 
@@ -39,8 +41,6 @@ _log = structlog.get_logger(__name__)
 _LARGE: Final = 500
 """Frontends from which on a plan is made in a thread."""
 _ATTEMPTS: Final = 3
-
-OnFlows = Callable[[Sequence[Removal], Sequence[Arrival]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +53,15 @@ class NftSettings:
 class NftPlane:
     """Keeps frontends served by the kernel."""
 
-    def __init__(
-        self, settings: NftSettings, on_change: Callable[[], None], on_flows: OnFlows = lambda _gone, _come: None
-    ) -> None:
-        """Do nothing yet; `on_change` asks the loop for a full pass because something changed by itself.
-
-        `on_flows` is called after a transaction with what it means for flows that are under way.
-        """
+    def __init__(self, settings: NftSettings, on_change: Callable[[], None]) -> None:
+        """Do nothing yet; `on_change` asks the loop for a full pass because something changed by itself."""
         self._settings = settings
         self._on_change = on_change
-        self._on_flows = on_flows
         self._ledger = Ledger()
         self._anchor = Anchor(f"littlelb-anchor-{os.getpid()}")
         self._watch: Watch | None = None
         self._kernel: Kernel | None = None
+        self._flows: Flows | None = None
         self._lock = asyncio.Lock()  # between the loop's pass and who only looks
 
     @property
@@ -94,6 +89,7 @@ class NftPlane:
             watch.start()
             try:
                 await self._prepare(self._kernel)
+                self._flows = Flows(Endings(self._kernel, self._lock))
             except BaseException:
                 self._close()
                 raise
@@ -113,8 +109,9 @@ class NftPlane:
         return intact
 
     async def run(self) -> None:
-        """Keep the anchor down; runs until it is cancelled."""
-        await asyncio.Event().wait()
+        """Look after the flows; runs until it is cancelled."""
+        if self._flows is not None:
+            await self._flows.run()
 
     async def observe(self, keys: frozenset[Frontend] | None) -> Mapping[Frontend, Forward]:
         """Return what is in the kernel, or for some keys what was last applied. Raises Transient, Permanent."""
@@ -177,7 +174,8 @@ class NftPlane:
         if purges:
             stale = list(select_stale(kernel.remembered(), purges))
             kernel.forget(stale)
-        self._tell(plan.steps)
+        if self._flows is not None:
+            self._flows.take(plan.steps)
 
     async def _plan(self, kernel: Kernel, wanted: Mapping[Frontend, Forward | None]) -> Plan:
         if len(wanted) < _LARGE:
@@ -188,11 +186,6 @@ class NftPlane:
         if len(wanted) < _LARGE:
             return self._ledger.plan(wanted, rules)
         return await asyncio.to_thread(self._ledger.plan, wanted, rules)
-
-    def _tell(self, steps: Sequence[Step]) -> None:
-        removals, arrivals = compute_flows(steps)
-        if removals or arrivals:
-            self._on_flows(removals, arrivals)
 
     async def look(self, wanted: Mapping[Frontend, Forward]) -> Mapping[Frontend, Forward]:
         """Return what is in the kernel, changing nothing: for commands beside a daemon, or without one.
@@ -216,16 +209,31 @@ class NftPlane:
             return kernel.is_there() if dry_run else kernel.remove()
 
     async def stop(self, *, keep: bool) -> None:
-        """Leave the table to the next daemon, or take it away with all that it forwards."""
+        """Leave table and flows to the next daemon, or end both."""
+        if self._flows is not None and not keep:
+            await self._finish(self._flows)
         async with self._lock:
             if self._kernel is not None and not keep:
                 self._kernel.remove()
             self._close()
 
+    async def drain(self, seconds: float) -> int:
+        """Wait until no flow is left, at most so long; return how many are."""
+        return 0 if self._flows is None else await self._flows.drain(seconds)
+
+    @staticmethod
+    async def _finish(flows: Flows) -> None:
+        try:
+            await flows.finish()
+        except WorldError as error:  # the table goes all the same, and nobody waits for a better end
+            _log.warning("nft.flows_left", error=str(error))
+
     def _close(self) -> None:
+        if self._flows is not None:
+            self._flows.close()
         if self._watch is not None:
             self._watch.close()
         if self._kernel is not None:
             self._kernel.close()
         self._anchor.close()
-        self._watch, self._kernel, self._ledger = None, None, Ledger()
+        self._flows, self._watch, self._kernel, self._ledger = None, None, None, Ledger()
