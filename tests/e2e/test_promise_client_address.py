@@ -44,6 +44,7 @@ def test_under_policy_local_nodes_with_endpoints_serve_and_the_lost_address_is_s
     rig.serve_service("web", 1, 2)
     create_pod(rig.plane.admin, "web-2", "n2", "10.1.0.12", "web", rig.namespace)
     wait_for(rig, "n2")
+    assert rig.ask(VIP, path="/peer").removeprefix("::ffff:").startswith("198.51.100.")
     rig.wait("a condition", lambda: conditions(rig).get(KEPT) == ("False", "ClientAddressLost"))
     assert conditions(rig)["littlelb.io/Served"] == ("True", "Served")
     rig.wait("a Warning", lambda: warned(rig, "ClientAddressLost"))
@@ -59,6 +60,7 @@ def test_where_the_way_back_is_declared_the_address_is_kept(rig: Rig) -> None:
     rig.serve_service("web", 1, 2)
     create_pod(rig.plane.admin, "web-1", "n1", "10.1.0.11", "web", rig.namespace)
     wait_for(rig, "n1")
+    assert rig.ask(VIP, path="/peer").removeprefix("::ffff:").startswith("192.0.2.")
     rig.wait("a condition", lambda: conditions(rig).get(KEPT) == ("True", "Kept"))
     assert not warned(rig, "ClientAddressLost")
     (why,) = rig.status("web").reasons
