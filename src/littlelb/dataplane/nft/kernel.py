@@ -8,7 +8,7 @@ import asyncio
 import errno
 import socket
 import struct
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -21,6 +21,7 @@ from littlelb.dataplane.netfilter.errors import KernelRefusal
 from littlelb.dataplane.netfilter.keys import parse_number
 from littlelb.dataplane.netfilter.sets import Element, Verdict, delete_elements
 from littlelb.dataplane.netfilter.socket import NfSocket
+from littlelb.dataplane.nft.elements.affinity import Purge, select_stale
 from littlelb.dataplane.nft.elements.census import Census
 from littlelb.dataplane.nft.elements.text import render_transaction
 from littlelb.dataplane.nft.elements.transaction import Transaction, encode_requests, set_name
@@ -62,11 +63,6 @@ class Kernel:
         """Leave everything as it is."""
         self._socket.close()
 
-    def layout(self) -> int | None:
-        """Return the number of the skeleton that is loaded; None: there is none. Raises KernelRefusal."""
-        numbers = [parse_number(element.key) for element in self.elements("layout")]
-        return numbers[0] if len(numbers) == 1 else None
-
     def elements(self, name: str) -> list[Element]:
         """All elements of a set; of one that is not there none. Raises WorldError."""
         try:
@@ -82,7 +78,7 @@ class Kernel:
 
     def is_intact(self) -> bool:
         """Is our skeleton loaded, and are all its rules there? Raises KernelRefusal."""
-        if self.layout() != LAYOUT:
+        if [parse_number(element.key) for element in self.elements("layout")] != [LAYOUT]:
             return False
         chains = self._socket.rules(wire.NFPROTO_INET, TABLE)
         return sum(not is_extra_chain(chain) for chain in chains) == _RULES
@@ -164,35 +160,33 @@ class Kernel:
             add[name] = [Element(key) for key in keys - present]
         await self.write(Transaction(_filled(delete), _filled(add)))
 
-    def remembered(self) -> list[Element]:
-        """List the clients that are remembered. Raises WorldError."""
-        return self.elements("affinity4")
-
-    def forget(self, elements: Iterable[Element]) -> None:
-        """Delete remembered clients; those that are gone by themselves meanwhile do not matter. Raises WorldError."""
+    async def forget_clients(self, purges: Sequence[Purge]) -> None:
+        """Delete remembered clients; those that end by themselves meanwhile do not matter. Raises WorldError."""
         where = set_name("affinity4")
-        requests = delete_elements(where, elements)
+        stale: list[Element] = []
+        for part in self._socket.dump_elements(where):
+            stale += select_stale(part, purges)
+            await asyncio.sleep(0)
+        if not self._is_done(delete_elements(where, stale)):
+            for element in stale:
+                self._is_done(delete_elements(where, [element]))
+
+    def _is_done(self, requests: Sequence[Request]) -> bool:
+        """Commit; False: something of it is no longer there. Raises WorldError."""
         try:
             self._socket.commit(requests)
         except KernelRefusal as error:
             if error.code != errno.ENOENT:
                 raise
-            for element in elements:
-                try:
-                    self._socket.commit(delete_elements(where, [element]))
-                except KernelRefusal as gone:
-                    if gone.code != errno.ENOENT:
-                        raise
-
-    def is_there(self) -> bool:
-        """Is there a table of ours, whatever is in it? Raises WorldError."""
-        return any(table.name == TABLE for table in self._socket.tables(wire.NFPROTO_INET))
-
-    def remove(self) -> bool:
-        """Delete the table and all that is in it; False: there was none. Raises WorldError."""
-        if not self.is_there():
             return False
-        self._socket.commit([Request(Kind.DELTABLE, wire.NFPROTO_INET, wire.text(1, TABLE))])
+        return True
+
+    def remove(self, *, dry_run: bool = False) -> bool:
+        """Delete the table and all that is in it; False: there was none. Raises WorldError."""
+        if not any(table.name == TABLE for table in self._socket.tables(wire.NFPROTO_INET)):
+            return False
+        if not dry_run:
+            self._socket.commit([Request(Kind.DELTABLE, wire.NFPROTO_INET, wire.text(1, TABLE))])
         return True
 
 

@@ -11,7 +11,7 @@ writes what differs. A skeleton of another layout is replaced together with all 
 import asyncio
 import errno
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,7 +26,7 @@ from littlelb.dataplane.netfilter.anchor import Anchor
 from littlelb.dataplane.netfilter.errors import KernelRefusal
 from littlelb.dataplane.netfilter.event_socket import open_events
 from littlelb.dataplane.netfilter.socket import NfSocket
-from littlelb.dataplane.nft.elements.affinity import compute_purges, select_stale
+from littlelb.dataplane.nft.elements.affinity import Purge, compute_purges
 from littlelb.dataplane.nft.elements.census import Census, digest
 from littlelb.dataplane.nft.elements.layout import judge, render_rules
 from littlelb.dataplane.nft.elements.ledger import Ledger, Plan
@@ -172,10 +172,16 @@ class NftPlane:
         self._ledger.settle(plan)
         purges = compute_purges(plan.steps)
         if purges:
-            stale = list(select_stale(kernel.remembered(), purges))
-            kernel.forget(stale)
+            await self._forget(kernel, purges)
         if self._flows is not None:
             self._flows.take(plan.steps)
+
+    @staticmethod
+    async def _forget(kernel: Kernel, purges: Sequence[Purge]) -> None:
+        try:
+            await kernel.forget_clients(purges)
+        except WorldError as error:  # what was applied is in the kernel; clients find out by themselves
+            _log.warning("nft.clients_not_forgotten", error=str(error))
 
     async def _plan(self, kernel: Kernel, wanted: Mapping[Frontend, Forward | None]) -> Plan:
         if len(wanted) < _LARGE:
@@ -206,7 +212,7 @@ class NftPlane:
         """Take the table away, without a `start`; was there one? Raises Transient, Permanent."""
         with NfSocket() as opened:
             kernel = Kernel(opened)
-            return kernel.is_there() if dry_run else kernel.remove()
+            return kernel.remove(dry_run=dry_run)
 
     async def stop(self, *, keep: bool) -> None:
         """Leave table and flows to the next daemon, or end both."""

@@ -1,13 +1,18 @@
 """The skeleton: one table, loaded once as text; Services are elements of its maps, never rules (nft(8), kernel 5.11).
 
-    prerouting ─ new TCP (a pure SYN), UDP ─→ services ─→ [guard] ─→ [mixed] ─→ [sticky] ─→ class ─→ dnat to a slot
-       (output)                                   │ miss: ranges, with stages of their own ─→ class
+    prerouting ─ new TCP (a pure SYN), UDP ─→ services ─→ class ─→ dnat to a slot
+       (output)                                   │ miss: guard, mixed, sticky ─→ classes, ranges ─→ class
                                                   │ miss: an address that we hold ─→ refuse
     postrouting ─ our bit in the connection's mark ─→ [remember] ─→ kept source, or masquerade
 
 `services4` sends VIP . protocol . port to the class of its size; `random4-3` picks one of 3 slots at random, `hash4-3`
 by the client's address and port with a fixed seed, so that another machine with the same elements picks the same. A
-stage in brackets is entered only by Services that need it: its map of the same name says what comes next.
+Service that needs a *stage* is not in it but in `staged4`, in the sets of its stages, and in `classes4`; who needs none
+does not pay for them.
+
+Stages ask sets, never verdict maps: whenever a verdict changes, the kernel walks over all elements of each verdict map,
+and before 6.18 once more for each way that leads there (nft_chain_validate). A map behind a chain that many Services
+share would take the square of their number.
 
 Everything is decided on a connection's first packet: the chains are of type nat. Only a pure SYN opens a TCP
 connection: one that a worker process carried before this table existed is picked up by conntrack in mid-stream
@@ -70,19 +75,25 @@ def entry_map(prefix: str) -> str:
     return "ranges" if prefix else "services"
 
 
-def stage_maps(number: int, prefix: str) -> tuple[str, ...]:
-    """Names, without the family's number, of the verdict maps of the stages and of the timeouts."""
-    names = ("guarded", "mixed", "sticky", "remember") if number == 4 else ("guarded", "mixed")
-    return tuple(f"{prefix}{name}" for name in names)
+def frontend_maps(number: int, prefix: str) -> tuple[str, ...]:
+    """Names of the verdict maps."""
+    maps = [entry_map(prefix), *([] if prefix else ["classes"]), *([f"{prefix}remember"] if number == 4 else [])]
+    return tuple(f"{name}{number}" for name in maps)
+
+
+def stage_sets(number: int, prefix: str) -> tuple[str, ...]:
+    """Names of the sets that say who passes which stage, and who only what enters by the link."""
+    stages = ("staged", "guarded", "mixed", *(("sticky", "sticky_keep") if number == 4 else ()), "link_only")
+    return tuple(f"{prefix}{name}{number}" for name in stages)
 
 
 def frontend_sets() -> tuple[str, ...]:
     """All sets and maps whose elements belong to one frontend each."""
-    names = []
+    names: list[str] = []
     for number, *_ in _FAMILIES:
         for prefix, _ in _KINDS:
-            own = (entry_map(prefix), *stage_maps(number, prefix), f"{prefix}slots", f"{prefix}kept")
-            names += [f"{name}{number}" for name in (*own, f"{prefix}link_only")]
+            names += [*frontend_maps(number, prefix), *stage_sets(number, prefix)]
+            names += [f"{prefix}slots{number}", f"{prefix}kept{number}"]
         names.append(f"allowed{number}")
     return tuple(names)
 
@@ -171,12 +182,13 @@ def _maps(number: int, family: str, address: str) -> Iterator[str]:
     slot = f"{family} daddr . meta l4proto . th dport . numgen random mod 65536"
     for prefix, _ in _KINDS:
         interval = " flags interval;" if prefix else ""
-        for name in (entry_map(prefix), *stage_maps(number, prefix)):
-            yield f"\tmap {name}{number} {{ type {frontend} : verdict;{interval} }}"
+        for name in frontend_maps(number, prefix):
+            yield f"\tmap {name} {{ type {frontend} : verdict;{interval} }}"
+        for name in stage_sets(number, prefix):
+            yield f"\tset {name} {{ type {frontend};{interval} }}"
         port = "" if prefix else " . th dport"
         yield f"\tmap {prefix}slots{number} {{ typeof {slot} : {family} daddr{port};{interval} counter; }}"
         yield f"\tset {prefix}kept{number} {{ type {frontend} . {address};{interval} }}"
-        yield f"\tset {prefix}link_only{number} {{ type {frontend};{interval} }}"
     yield f"\tset allowed{number} {{ type {frontend} . {address}; flags interval; }}"
     yield f"\tset ending{number} {{ type {frontend} . {address} . inet_service; }}"
     yield f"\tset held{number} {{ type {address}; }}"
@@ -205,7 +217,10 @@ def _base_chains() -> Iterator[str]:
             yield f"\t\t{_frontend(family)} vmap @services{number}"
         yield "\t\tmeta l4proto { icmp, icmpv6 } accept"
         for number, family, _ in _FAMILIES:
+            yield f"\t\t{_frontend(family)} @staged{number} jump stages{number}"
+            yield f"\t\t{_frontend(family)} vmap @classes{number}"
             yield f"\t\t{elsewhere}{_frontend(family)} @range_link_only{number} accept"
+            yield f"\t\t{_frontend(family)} @range_staged{number} jump stages-range{number}"
             yield f"\t\t{_frontend(family)} vmap @ranges{number}"
         for number, family, _ in _FAMILIES:
             yield f"\t\t{family} daddr @held{number} goto refuse{number}"
@@ -242,25 +257,22 @@ def _stages(number: int, family: str) -> Iterator[str]:
     yield "\t\treject with icmpx port-unreachable"
     yield "\t}"
     for prefix, kind in _KINDS:
-        yield f"\tchain guard{kind}{number} {{"
-        yield f"\t\t{frontend} . {family} saddr @allowed{number} {frontend} vmap @{prefix}guarded{number}"
-        yield "\t\tdrop"
-        yield "\t}"
-        yield f"\tchain mixed{kind}{number} {{"
-        yield f"\t\tct mark set ct mark | {MARK_MIXED:#010x}"
-        yield f"\t\t{frontend} vmap @{prefix}mixed{number}"
-        yield "\t}"
+        yield f"\tchain stages{kind}{number} {{"
+        yield f"\t\t{frontend} @{prefix}guarded{number} {frontend} . {family} saddr != @allowed{number} drop"
+        yield f"\t\t{frontend} @{prefix}mixed{number} ct mark set ct mark | {MARK_MIXED:#010x}"
         if number == 4:
-            yield from _sticky(prefix, kind)
+            yield f"\t\t{frontend} @{prefix}sticky4 jump sticky4"
+            yield f"\t\t{frontend} @{prefix}sticky_keep4 jump sticky-keep4"
+        yield "\t}"
+    if number == 4:
+        yield from _sticky(frontend)
 
 
-def _sticky(prefix: str, kind: str) -> Iterator[str]:
-    frontend = _frontend("ip")
+def _sticky(frontend: str) -> Iterator[str]:
     for name, mark in (("sticky", MARK_OURS), ("sticky-keep", MARK_OURS | MARK_KEEP)):
-        yield f"\tchain {name}{kind}4 {{"
+        yield f"\tchain {name}4 {{"
         yield f"\t\tct mark set ct mark | {mark | MARK_STICKY:#010x}"
         yield f"\t\tdnat ip to ip saddr . {frontend} map @affinity4"
-        yield f"\t\t{frontend} vmap @{prefix}sticky4"
         yield "\t}"
 
 

@@ -43,6 +43,16 @@ def test_the_skeleton_replaces_any_older_one() -> None:
     assert lines[3] == "\tset layout { type mark; elements = { 1 }; }"
 
 
+def test_no_verdict_map_stands_behind_another() -> None:
+    """The kernel walks over them for each way that leads there: with shared chains, the square of all Services."""
+    body = render_skeleton()
+    maps = set(re.findall(r"\tmap (\S+) \{[^}]* : verdict;", body))
+    bases = {"prerouting", "output", "remember"}
+    for chain, rules in re.findall(r"\tchain (\S+) \{\n((?:\t\t.*\n)*)\t\}", body):
+        if chain not in bases:
+            assert not maps & set(re.findall(r"@(\S+)", rules))
+
+
 def test_only_our_bits_of_the_mark_are_set() -> None:
     """The rest of a connection's mark belongs to others."""
     assert MARK_OURS | MARK_KEEP | MARK_MIXED | MARK_STICKY == MARK_MASK

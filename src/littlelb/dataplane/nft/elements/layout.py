@@ -1,11 +1,13 @@
 """Frontend and Forward → the elements of our maps: which stages a packet passes, which class, and its slots.
 
-    entry ─→ guard ─→ mixed ─→ sticky ─→ class ─→ slot ─→ backend
-      guard   source ranges
-      mixed   some of the backends see the client's address, some do not
-      sticky  IPv4 affinity
-      class   random, hash: slots 0 to N-1, one for each backend in the order of address and port; where there are more
-              than 64, or weights, a Maglev table. client: IPv6 affinity, always a Maglev table
+    services ─→ class ─→ slot ─→ backend                          no stage is needed
+    staged: guarded, mixed, sticky or sticky_keep; classes ─→ class        (of ranges: all with `range_`, and `ranges`)
+
+    guarded     source ranges, those in `allowed`
+    mixed       some of the backends see the client's address, those in `kept`
+    sticky      IPv4 affinity; sticky_keep: and all backends see the client's address
+    class       random, hash: slots 0 to N-1, one for each backend in the order of address and port; where there are
+                more than 64, or weights, a Maglev table. client: IPv6 affinity, always a Maglev table
 
 A backend that comes or goes moves those behind it by one slot: connections do not notice, for a slot is only asked for
 on their first packet. What is written depends on the set of backends alone, not on their order or on what was there
@@ -102,11 +104,14 @@ class _Writer:
 
     def rules(self) -> Rules:
         rules: dict[Place, Value] = {}
-        place = self._place(entry_map(self._prefix))
-        for map_name, verdict in self._steps():
-            rules[place] = verdict
-            place = self._place(map_name)
-        if self._is_served():
+        if not self._is_served():
+            rules[self._place(entry_map(self._prefix))] = self._refusal()
+        else:
+            stages = self._stages()
+            for name in ["staged", *stages] if stages else []:
+                rules[self._place(f"{self._prefix}{name}")] = None
+            entry = "classes" if stages and not self._prefix else entry_map(self._prefix)
+            rules[self._place(entry)] = goto(f"{self._class()}{self._kind}{self._number}-{self._size()}")
             rules.update(self._slots())
             rules.update(self._sources())
             if self._is_sticky():
@@ -128,28 +133,21 @@ class _Writer:
             return f"{name}{self._number}", self._key + more, None
         return f"{name}{self._number}", self._key + more, (self._last or self._key) + (more_last or more)
 
-    def _steps(self) -> Iterator[tuple[str, Verdict]]:
-        """Verdicts in the order in which a packet meets them, each with the map that is asked next."""
+    def _refusal(self) -> Verdict:
+        """What becomes of a packet that no slot is looked up for."""
         if self._forward.plane is Plane.PIPE:
-            yield "", _ACCEPT
-            return
-        if not self._backends:
-            yield "", goto(f"refuse{self._number}")
-            return
-        if self._ranges == ():
-            yield "", _DROP
-            return
-        yield from self._stages()
-        yield "", goto(f"{self._class()}{self._kind}{self._number}-{self._size()}")
+            return _ACCEPT
+        return _DROP if self._backends else goto(f"refuse{self._number}")
 
-    def _stages(self) -> Iterator[tuple[str, Verdict]]:
-        if self._ranges is not None:
-            yield f"{self._prefix}guarded", goto(f"guard{self._kind}{self._number}")
-        if self._keeps() == "some":
-            yield f"{self._prefix}mixed", goto(f"mixed{self._kind}{self._number}")
-        if self._is_sticky():
-            keep = "-keep" if self._keeps() == "all" else ""
-            yield f"{self._prefix}sticky", goto(f"sticky{keep}{self._kind}4")
+    def _stages(self) -> list[str]:
+        """What has to be asked before the class."""
+        sticky = "sticky_keep" if self._keeps() == "all" else "sticky"
+        stages = (
+            (self._ranges is not None, "guarded"),
+            (self._keeps() == "some", "mixed"),
+            (self._is_sticky(), sticky),
+        )
+        return [name for needed, name in stages if needed]
 
     def _keeps(self) -> str:
         """How many of the backends see the client's address: all, some, none."""

@@ -13,8 +13,9 @@ def test_a_service_reads_as_one_would_write_it() -> None:
     """Addresses, protocols, ports, chains."""
     rules = render_rules(WEB, forward(*backends(1, 2), source_ranges=(ip_network("192.0.2.0/24"),)))
     assert render_transaction(compute_transaction([({}, rules)])).splitlines() == [
-        "add element inet littlelb services4 { 203.0.113.7 . tcp . 80 : goto guard4 }",
-        "add element inet littlelb guarded4 { 203.0.113.7 . tcp . 80 : goto random4-2 }",
+        "add element inet littlelb staged4 { 203.0.113.7 . tcp . 80 }",
+        "add element inet littlelb guarded4 { 203.0.113.7 . tcp . 80 }",
+        "add element inet littlelb classes4 { 203.0.113.7 . tcp . 80 : goto random4-2 }",
         (
             "add element inet littlelb slots4 { 203.0.113.7 . tcp . 80 . 0 : 10.1.0.1 . 8080, "
             "203.0.113.7 . tcp . 80 . 1 : 10.1.0.2 . 8080 }"
