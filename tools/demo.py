@@ -84,6 +84,22 @@ def show_held(stage: Stage, address: str, *, held: bool) -> None:
     fact(f"{address} {text}")
 
 
+PLANES = {
+    "nft": "the kernel (nftables) carries the connections: no process of ours touches them",
+    "pipe": "worker processes carry the connections",
+}
+
+
+def show_plane(stage: Stage, service: str) -> None:
+    """Which plane carries a Service, and why it is not the kernel."""
+    report = stage.report()
+    if report is None:
+        raise StepFailed("`loadbalancer status -o json` does not answer")
+    plane = next(found.plane for found in report.services if found.key == service)
+    why = f", because {report.daemon.no_nft}" if report.daemon.no_nft else ""
+    fact(f"plane {plane}: {PLANES[plane]}{why}")
+
+
 def refusal(stage: Stage, service: str) -> str:
     """Why this Service is refused, in the daemon's words; empty when it is not."""
     found = stage.status().get(service)
@@ -94,11 +110,11 @@ def refusal(stage: Stage, service: str) -> str:
 
 def show_table(stage: Stage) -> None:
     """What the daemon says of each Service."""
-    table = Table("Service", "Addresses", "Ports", "Backends", "State", box=None, padding=(0, 1, 0, 1))
+    table = Table("Service", "Addresses", "Ports", "Plane", "Backends", "State", box=None, padding=(0, 1, 0, 1))
     for found in stage.status().values():
         ports = ", ".join(dict.fromkeys(f"{port.port}/{port.protocol}" for port in found.ports))
         backends = f"{found.backends_up} of {found.backends_total} up"
-        table.add_row(found.key, ", ".join(found.addresses) or "-", ports, backends, found.state)
+        table.add_row(found.key, ", ".join(found.addresses) or "-", ports, found.plane or "-", backends, found.state)
     if not table.row_count:
         raise StepFailed("`loadbalancer status -o json` lists no Service")
     console.print(table)
@@ -114,6 +130,7 @@ def step_start(stage: Stage) -> None:
     show_held(stage, FIRST, held=True)
     show_answers(stage, FIRST, 80, {"backend-1", "backend-2"})
     show_answers(stage, SHARED, 8000, {"backend-2"})
+    show_plane(stage, "demo/web")
 
 
 def step_port(stage: Stage) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from littlelb.core.shown.status import ServiceStatus, decode_report
+from littlelb.core.shown.status import ServiceStatus, StatusReport, decode_report
 from littlelb.testing.lan import Lan
 
 TOP = Path(__file__).resolve().parent.parent
@@ -86,13 +86,16 @@ class Stage:
         self.daemon.send_signal(signal.SIGTERM)
         return self.daemon.wait(timeout=20)
 
-    def status(self) -> dict[str, ServiceStatus]:
-        """What `loadbalancer status -o json` prints, by Service; empty while the daemon does not answer."""
+    def report(self) -> StatusReport | None:
+        """What `loadbalancer status -o json` prints; None while the daemon does not answer."""
         argv = [str(LOADBALANCER), "status", "-o", "json", "--run-dir", str(self.run)]
         done = self.lan.balancer.run(argv, check=False, env=self._environment())
-        if done.returncode:
-            return {}
-        return {service.key: service for service in decode_report(done.stdout.encode()).services}
+        return None if done.returncode else decode_report(done.stdout.encode())
+
+    def status(self) -> dict[str, ServiceStatus]:
+        """The same, by Service; empty while the daemon does not answer."""
+        report = self.report()
+        return {} if report is None else {service.key: service for service in report.services}
 
     def request(self, address: str, port: int) -> str:
         """One HTTP request from the client over a new connection; the answer, or an empty text when there is none."""

@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from tools.userns import PREFIX
+
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(150)]
 TOP = Path(__file__).resolve().parents[2]
 
 
-def start(tmp_path: Path) -> subprocess.Popen[str]:
+def start(tmp_path: Path, *prefix: str) -> subprocess.Popen[str]:
     """Start it, with a folder of its own for temporary files."""
     return subprocess.Popen(
-        [sys.executable, "-u", "-m", "tools.demo"],
+        [*prefix, sys.executable, "-u", "-m", "tools.demo"],
         cwd=TOP,
         env=os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": f"{TOP}:{TOP / 'src'}"},
         stdout=subprocess.PIPE,
@@ -56,7 +58,18 @@ def test_the_demo_succeeds_and_leaves_nothing(folder: Path) -> None:
     assert demo.returncode == 0, said
     assert "All of it happened as shown" in said
     assert "demo/rival is refused" in said
+    assert "plane nft: the kernel (nftables) carries the connections" in said
     assert leftovers(demo.pid, folder) == []
+
+
+def test_nobody_needs_to_be_root_for_the_demo(folder: Path) -> None:
+    """In a user namespace it succeeds, too, and says which plane carried the connections."""
+    if subprocess.run([*PREFIX, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this kernel lets nobody make user namespaces")
+    demo = start(folder, *PREFIX)
+    said, _ = demo.communicate(timeout=120)
+    assert demo.returncode == 0, said
+    assert "seen  plane " in said
 
 
 def test_ctrl_c_leaves_nothing(folder: Path) -> None:
