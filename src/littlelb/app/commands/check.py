@@ -17,13 +17,14 @@ import msgspec
 from littlelb.app.clock import SystemClock
 from littlelb.app.commands import judges
 from littlelb.app.sources import ApiParts, ApiServer, Folder, connect
-from littlelb.config import Config
+from littlelb.config import Config, Plane
 from littlelb.control.store import Store
 from littlelb.core.errors import ConfigError, Transient, WorldError
 from littlelb.core.model import HostFacts, Service, ServiceType
 from littlelb.core.serving.nodes import select_nodes
 from littlelb.core.shown.findings import Finding, Level
 from littlelb.core.state import PrefixMode
+from littlelb.dataplane.nft.runner import probe
 from littlelb.host.facts import read_host_facts
 from littlelb.host.instance import read_holder
 from littlelb.host.netlink import Netlink
@@ -40,7 +41,8 @@ SAMPLE = 50
 
 async def check(config: Config) -> list[Finding]:
     """Look at everything; raises nothing that a finding can say."""
-    found = [*_judge_process(), *_judge_files(config), *await _judge_firewall(), *await _judge_host(config)]
+    found = [*_judge_process(), *_judge_files(config), *await _judge_planes(config)]
+    found += [*await _judge_firewall(), *await _judge_host(config)]
     if config.kubernetes:
         return found + await _judge_cluster(config)
     return found + await _judge_folder(config)
@@ -54,6 +56,11 @@ def _judge_process() -> list[Finding]:
         *judges.judge_kernel(os.uname().release),
         *judges.judge_holder(read_holder(SystemClock().now())),
     ]
+
+
+async def _judge_planes(config: Config) -> list[Finding]:
+    no_nft = "" if config.plane is Plane.PIPE else await asyncio.to_thread(probe)
+    return judges.judge_planes(config.plane, no_nft)
 
 
 def may_administer() -> bool:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from littlelb.core.model import HostFacts
+from littlelb.core.model import HostFacts, Plane
+from littlelb.core.serving.planes import order_planes
 from littlelb.core.shown.findings import Finding, Level
 
 CAPABILITIES: Mapping[str, tuple[int, Level, str]] = {
@@ -99,6 +100,18 @@ def judge_holder(holder: str) -> list[Finding]:
     if not holder:
         return [_well("daemon", "none runs in this network namespace")]
     return [_well("daemon", f"one runs in this network namespace{holder}")]
+
+
+def judge_planes(asked: str, no_nft: str) -> list[Finding]:
+    """Judge which plane carries the Services; `no_nft`: why the kernel cannot, or nothing."""
+    planes, reason = order_planes(asked, no_nft)
+    subject = f"--plane {asked}"
+    if not reason or asked == Plane.PIPE:
+        return [_well(subject, f"{planes[0]} carries what asks for nothing else")]
+    level = Level.ERROR if asked == Plane.NFT else Level.WARN
+    message = f"the kernel plane does not work here: {reason}"
+    remedy = "do what it says; until then worker processes carry TCP, and UDP and ranges of ports are refused"
+    return [Finding(level=level, subject=subject, message=message, remedy=remedy)]
 
 
 def judge_chains(ruleset: Mapping[str, Any]) -> list[Finding]:

@@ -171,3 +171,20 @@ def test_nodes(selector: str, total: int, usable: int, expected: Level) -> None:
     found = judges.judge_nodes(selector, total, usable)
     assert levels(found) == [expected]
     assert selector in found[0].subject
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason", "level", "words"),
+    [
+        ("auto", "", Level.OK, "nft carries"),
+        ("pipe", "", Level.OK, "pipe carries"),
+        ("auto", "the command nft is missing", Level.WARN, "does not work here: the command nft is missing"),
+        ("nft", "not permitted", Level.ERROR, "does not work here: not permitted"),
+    ],
+)
+def test_the_plane_is_judged_by_what_was_asked_for(asked: str, reason: str, level: Level, words: str) -> None:
+    """Who asked for the kernel by name has an error, who left it open a warning; the pipe is nobody's fault."""
+    (finding,) = judges.judge_planes(asked, reason)
+    assert finding.level is level
+    assert words in finding.message
+    assert bool(finding.remedy) is (level is not Level.OK)
