@@ -22,7 +22,7 @@ def log_order(box: Box, *wanted: tuple[str, str]) -> list[int]:
 def test_a_change_does_not_wait_for_the_questions_of_another(box: Box) -> None:
     """Of two new Services, that on the host's own address is served before the other's address is known free."""
     box.write("web.yaml", *both("web", WEB))
-    box.start("--debug")
+    box.start("--debug", "--plane", "pipe")
     box.wait_serving("demo/web")
     box.write("two.yaml", *both("new", NEW), *both("shared", "", 8081))
     for key in ("demo/new", "demo/shared"):
@@ -40,7 +40,7 @@ def test_a_change_does_not_wait_for_the_questions_of_another(box: Box) -> None:
 
 def test_asking_is_nothing_that_went_wrong(box: Box) -> None:
     """A new Service has two Events, both Normal, and no write or retry comes of its waiting."""
-    box.start("--debug")
+    box.start("--debug", "--plane", "pipe")
     box.write("web.yaml", *both("web", WEB))
     box.wait_serving("demo/web")
     events = [event["reason"] for event in box.log_events("service.event") if event["service"] == "demo/web"]
@@ -55,7 +55,7 @@ def test_asking_is_nothing_that_went_wrong(box: Box) -> None:
 def test_a_conflict_is_found_beside_the_passes(box: Box) -> None:
     """The Service is refused with the MAC address of the other machine, and others are served meanwhile."""
     box.lan.client.ip("addr", "add", f"{NEW}/32", "dev", "eth0")
-    box.start()
+    box.start("--plane", "pipe")
     box.write("web.yaml", *both("web", WEB), *both("new", NEW))
     box.wait_serving("demo/web")
     mac = box.lan.client.mac("eth0")
