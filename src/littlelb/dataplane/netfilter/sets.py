@@ -112,6 +112,12 @@ def flush_elements(where: SetName) -> Request:
     return Request(Kind.DELSETELEM, where.family, where.attributes())
 
 
+def get_elements(where: SetName, elements: Iterable[Element]) -> list[Request]:
+    """Requests for some elements as they are; only keys and flags count. One that is not there is refused (ENOENT)."""
+    bare = (Element(key=e.key, key_end=e.key_end, flags=e.flags) for e in elements)
+    return list(_requests(Kind.GETSETELEM, 0, where, bare))
+
+
 def list_elements(where: SetName) -> Request:
     """Request that dumps all elements."""
     return Request(Kind.GETSETELEM, where.family, where.attributes(), wire.NLM_F_DUMP)

@@ -9,7 +9,7 @@ rules: seconds). Who must not wait calls `commit` in a thread.
 import errno
 import socket
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
@@ -28,7 +28,7 @@ from littlelb.dataplane.netfilter.chains import (
 )
 from littlelb.dataplane.netfilter.element_reader import parse_elements
 from littlelb.dataplane.netfilter.errors import AnswerLost, DumpInterrupted, KernelRefusal, TooLarge, refusal
-from littlelb.dataplane.netfilter.sets import Element, SetName, list_elements
+from littlelb.dataplane.netfilter.sets import Element, SetName, get_elements, list_elements
 from littlelb.dataplane.netfilter.wire import Malformed, Message
 
 LIMIT_BYTES: Final = 256 << 20
@@ -149,6 +149,17 @@ class NfSocket:
                     yield parse_elements(message.payload, 4)
                 return
         raise DumpInterrupted(f"{where.table}/{where.name} changed each of {_ATTEMPTS} times that it was listed")
+
+    def get_elements(self, where: SetName, elements: Collection[Element]) -> list[Element]:
+        """Some elements as they are, with their counters: for few, for each is a message. Raises KernelRefusal."""
+        found: list[Element] = []
+        with self._lent() as sock:
+            for request in get_elements(where, elements):
+                _send(sock, request.header(_QUESTION) + request.attributes)
+                for message in list(_waiting(sock)):
+                    _raise_error(message)
+                    found += parse_elements(message.payload, 4)
+        return found
 
     def close(self) -> None:
         """Close it; tables that it owns go with it."""

@@ -13,10 +13,12 @@ import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import structlog
 
+from littlelb.core.counters import ServiceCounters
 from littlelb.core.errors import Transient, WorldError
 from littlelb.core.interfaces import Phase
 from littlelb.core.model import Forward, Frontend
@@ -32,8 +34,9 @@ from littlelb.dataplane.nft.elements.layout import judge, render_rules
 from littlelb.dataplane.nft.elements.ledger import Ledger, Plan
 from littlelb.dataplane.nft.elements.transaction import compute_transaction
 from littlelb.dataplane.nft.elements.transitions import guess_forward
+from littlelb.dataplane.nft.flows.accounting import Meter
 from littlelb.dataplane.nft.flows.endings import Endings
-from littlelb.dataplane.nft.flows.flows import Flows
+from littlelb.dataplane.nft.flows.flows import Flows, World
 from littlelb.dataplane.nft.kernel import Kernel
 from littlelb.dataplane.nft.watch import Watch
 
@@ -48,6 +51,10 @@ class NftSettings:
     """What the plane needs to know of the configuration."""
 
     link_device: str
+    accounting: bool = False
+    """Turn conntrack's accounting on, so that packets and bytes are counted."""
+    accounting_record: Path | None = None
+    """The file that remembers whether it was on before us."""
 
 
 class NftPlane:
@@ -62,6 +69,8 @@ class NftPlane:
         self._watch: Watch | None = None
         self._kernel: Kernel | None = None
         self._flows: Flows | None = None
+        self._meter = Meter(settings.accounting_record)
+        self._looked = False
         self._lock = asyncio.Lock()  # between the loop's pass and who only looks
 
     @property
@@ -89,10 +98,21 @@ class NftPlane:
             watch.start()
             try:
                 await self._prepare(self._kernel)
-                self._flows = Flows(Endings(self._kernel, self._lock))
+                self._flows = self._begin_flows(self._kernel)
             except BaseException:
                 self._close()
                 raise
+
+    def _begin_flows(self, kernel: Kernel) -> Flows:
+        if self._settings.accounting:
+            self._meter.turn_on()
+        else:
+            self._meter.restore()
+        return Flows(Endings(kernel, self._lock), World(), self._serves, octets=self._meter.is_on)
+
+    def _serves(self, frontend: Frontend) -> bool:
+        """Do we have this frontend, with backends or without? Before the first look at the kernel, say so of all."""
+        return not self._looked or bool(self._ledger.last_applied([frontend]))
 
     def _drop_anchor(self) -> None:
         try:
@@ -121,6 +141,7 @@ class NftPlane:
             kernel = self._opened()
             census = await self._read(kernel)
             observed = self._ledger.compare(census)
+            self._looked = True
             strays = self._ledger.select_strays(census)
             if strays:
                 _log.warning("nft.strays_removed", elements=len(strays))
@@ -168,6 +189,8 @@ class NftPlane:
         plan = await self._plan(kernel, wanted)
         await kernel.ensure_timeouts({f.affinity_seconds for f in wanted.values() if f and f.affinity_seconds})
         if plan.transaction:
+            if self._flows is not None:
+                self._flows.note(plan.transaction.delete)
             await kernel.write(plan.transaction)
         self._ledger.settle(plan)
         purges = compute_purges(plan.steps)
@@ -212,6 +235,8 @@ class NftPlane:
         """Take the table away, without a `start`; was there one? Raises Transient, Permanent."""
         with NfSocket() as opened:
             kernel = Kernel(opened)
+            if not dry_run:
+                self._meter.restore()
             return kernel.remove(dry_run=dry_run)
 
     async def stop(self, *, keep: bool) -> None:
@@ -220,8 +245,13 @@ class NftPlane:
             await self._finish(self._flows)
         async with self._lock:
             if self._kernel is not None and not keep:
+                self._meter.restore()
                 self._kernel.remove()
             self._close()
+
+    def counters(self) -> Mapping[Frontend, ServiceCounters]:
+        """What was counted since `start`, some seconds old; frontends that nobody asked are not in it."""
+        return {} if self._flows is None else self._flows.counters
 
     async def drain(self, seconds: float) -> int:
         """Wait until no flow is left, at most so long; return how many are."""

@@ -54,7 +54,7 @@ class Census:
             try:
                 frontend = self._known[key, last]
             except KeyError:
-                frontend = self._known[key, last] = _parse_frontend(key, last)
+                frontend = self._known[key, last] = parse_frontend(key, last)
             if frontend is None:
                 self.strays[place] = element.data
                 continue
@@ -63,7 +63,8 @@ class Census:
                 self.rules[frontend][place] = element.data
 
 
-def _parse_frontend(key: bytes, last: bytes | None) -> Frontend | None:
+def parse_frontend(key: bytes, last: bytes | None) -> Frontend | None:
+    """Read `layout.frontend_fields`; None: nobody of us wrote that."""
     protocol = _PROTOCOLS.get(key[-8:-4])
     if protocol is None or (last is not None and last[:-4] != key[:-4]):
         return None

@@ -9,16 +9,21 @@ kernel says no, the same is tried again every second: nothing that was to be don
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
 import structlog
 
+from littlelb.core.counters import ServiceCounters
 from littlelb.core.errors import WorldError
 from littlelb.core.model import Frontend
+from littlelb.dataplane.netfilter.conntrack.probe import Support
 from littlelb.dataplane.netfilter.conntrack.socket import ConntrackSocket
+from littlelb.dataplane.netfilter.sets import Element
+from littlelb.dataplane.netfilter.socket import NfSocket
 from littlelb.dataplane.nft.elements.transitions import Step
+from littlelb.dataplane.nft.flows.counting import Counting
 from littlelb.dataplane.nft.flows.courses import OURS, Atlas, Turn, compute_turn, filter_course, filter_older
 from littlelb.dataplane.nft.flows.drains import Course, Drains
 from littlelb.dataplane.nft.flows.endings import Endings
@@ -32,13 +37,35 @@ _LARGE: Final = 500
 """Steps from which on they are read in a thread."""
 
 
+class World:
+    """The sockets of this namespace by which flows are seen and cut."""
+
+    def __init__(self, support: Support | None = None) -> None:
+        """Open them; `support` as for `ConntrackSocket`. Raises Permanent where there is no conntrack."""
+        self.conntrack = ConntrackSocket(support)
+        self.sets = NfSocket()
+
+    def close(self) -> None:
+        """Close them."""
+        self.conntrack.close()
+        self.sets.close()
+
+
 class Flows:
     """The flows of one plane, from its start to its end."""
 
-    def __init__(self, endings: Endings, connect: Callable[[], ConntrackSocket] = ConntrackSocket) -> None:
-        """Open conntrack; finish what a daemon before us began to end. Raises Permanent, Transient."""
+    def __init__(
+        self, endings: Endings, world: World, is_served: Callable[[Frontend], bool], *, octets: bool = True
+    ) -> None:
+        """Finish what a daemon before us began to end. `octets`: conntrack counts packets and bytes.
+
+        `is_served` says whether the plane has this frontend, with backends or without. Raises Permanent, Transient.
+        """
         self._endings = endings
-        self._conntrack = connect()
+        self._world = world
+        self._conntrack = world.conntrack
+        self._is_served = is_served
+        self._counting = Counting(world.sets, world.conntrack, octets=octets)
         self._drains = Drains()
         self._inbox: list[Sequence[Step]] = []
         self._older: dict[Frontend, None] = {}
@@ -52,8 +79,45 @@ class Flows:
         self._inbox.append(steps)
         self._woken.set()
 
+    def note(self, leaving: Mapping[str, Sequence[Element]]) -> None:
+        """Look at slots that a transaction is about to delete: what they counted goes with them."""
+        self._counting.note(leaving)
+
+    @property
+    def counters(self) -> Mapping[Frontend, ServiceCounters]:
+        """What was counted, as of the last look."""
+        return self._counting.counters
+
     async def run(self) -> None:
-        """Do what is due, for ever."""
+        """Do what is due, and count, for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._work(), name="flows")
+            tasks.create_task(self._count(), name="flow counters")
+
+    async def _count(self) -> None:
+        failed = False
+        while True:
+            try:
+                await self.count()
+            except WorldError as error:
+                if not failed:
+                    _log.warning("flows.not_counted", error=str(error), effect="the counters stand still")
+                failed = True
+            else:
+                failed = False
+            await asyncio.sleep(self._counting.pause)
+
+    async def count(self) -> None:
+        """Count now; what is found that should not be there drains or is cut. Raises Transient, Permanent."""
+        drains = self._drains
+        before = drains.ending | drains.draining  # whoever began to drain since may have flows that were not listed
+        odd = await self._counting.look(self._is_served)
+        drains.forget(before - self._counting.live.keys())
+        for course in odd:
+            drains.discover(course, _now(), served=self._is_served(course[0]))
+        self._woken.set()
+
+    async def _work(self) -> None:
         while True:
             await self._wait()
             await self._try()
@@ -152,7 +216,7 @@ class Flows:
 
     def close(self) -> None:
         """Leave everything as it is."""
-        self._conntrack.close()
+        self._world.close()
 
 
 def enter_turn(drains: Drains, turn: Turn, now: float) -> None:
