@@ -158,6 +158,8 @@ class Config:
     local_policy: LocalPolicy = LocalPolicy.WARN
     node_name: Annotated[str, AfterValidator(_check_node)] = ""
     """Empty: in the cluster what the pod was told, else none."""
+    accounting: _Bool = True
+    """Of conntrack: packets and bytes of the kernel plane."""
     pipe_workers: Annotated[int, Field(ge=1, le=64)] = Field(default_factory=_count_workers)
     connect_timeout: Annotated[float, Field(gt=0, le=300, allow_inf_nan=False)] = 5.0
     """Seconds."""

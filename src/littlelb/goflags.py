@@ -65,6 +65,7 @@ OPTIONS: Final = (
     Option("routed-networks", "CIDRS", "they answer through this machine; ','"),
     Option("local-policy", "warn|strict", "policy Local, client address lost"),
     Option("node-name", "NAME", "this machine as a node of the cluster"),
+    Option("accounting", _BOOLEAN, "count packets and bytes (conntrack)"),
     Option("pipe-workers", "N", "worker processes; default: CPUs, at most 4"),
     Option("connect-timeout", "SECONDS", "to connect to a backend"),
     Option("log-format", "auto|console|json", "auto: console at a terminal, or json"),

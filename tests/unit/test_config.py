@@ -70,6 +70,7 @@ TABLE: list[tuple[str, str, str, object, str, object]] = [
     ),
     ("local-policy", "LITTLELB_LOCAL_POLICY", "local_policy", LocalPolicy.WARN, "strict", LocalPolicy.STRICT),
     ("node-name", "LITTLELB_NODE_NAME", "node_name", "", "n1.example.com", "n1.example.com"),
+    ("accounting", "LITTLELB_ACCOUNTING", "accounting", True, "false", False),
     ("pipe-workers", "LITTLELB_PIPE_WORKERS", "pipe_workers", None, "3", 3),
     ("connect-timeout", "LITTLELB_CONNECT_TIMEOUT", "connect_timeout", 5.0, "0.5", 0.5),
     ("log-format", "LITTLELB_LOG_FORMAT", "log_format", LogFormat.AUTO, "json", LogFormat.JSON),

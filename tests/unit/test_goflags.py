@@ -85,5 +85,5 @@ def test_names_of_options() -> None:
     """Each option has one name in three forms; only the four oldest variables have no prefix."""
     bare = {option.environment for option in OPTIONS if not option.environment.startswith("LITTLELB_")}
     assert bare == {"KUBECONFIG", "LINKDEVICE", "DEBUG", "KUBERNETES"}
-    assert {o.name for o in OPTIONS if o.boolean} == {"debug", "kubernetes", "class-less", "external-ips"}
+    assert {o.name for o in OPTIONS if o.boolean} == {"debug", "kubernetes", "class-less", "external-ips", "accounting"}
     assert len({option.field for option in OPTIONS}) == len(OPTIONS)

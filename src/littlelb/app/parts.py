@@ -232,6 +232,11 @@ def pipe_settings(config: Config) -> PipeSettings:
     return PipeSettings(config.run_dir / "pipe", workers=config.pipe_workers, connect_seconds=config.connect_timeout)
 
 
+def nft_settings(config: Config) -> NftSettings:
+    """Build the kernel plane's part of the configuration."""
+    return NftSettings(config.linkdevice, config.accounting, config.run_dir / "nf_conntrack_acct")
+
+
 def build_planes(
     config: Config,
     netlink: Netlink,
@@ -240,7 +245,7 @@ def build_planes(
 ) -> Planes:
     """Build both planes; nothing is started or asked."""
     pipe = PipePlane(pipe_settings(config), name_owner, hint)
-    kernel = NftPlane(NftSettings(config.linkdevice), hint)
+    kernel = NftPlane(nft_settings(config), hint)
     forwarding = Forwarding(netlink, config.run_dir / RECORD)
     return Planes(config.plane, pipe, kernel, Ways(kernel, forwarding, netlink, config.linkdevice), probe)
 

@@ -15,6 +15,7 @@ import structlog
 
 from littlelb.config import Plane
 from littlelb.core.counters import ServiceCounters
+from littlelb.core.counters import merge as merge_counters
 from littlelb.core.errors import WorldError
 from littlelb.core.model import Forward, Frontend
 from littlelb.dataplane.pipe.codec import count_services
@@ -43,6 +44,10 @@ class Kernel(Protocol):
 
     async def remove(self, *, dry_run: bool = False) -> bool:
         """Take its table away, started or not; was there one? Raises WorldError."""
+        ...
+
+    def counters(self) -> Mapping[Frontend, ServiceCounters]:
+        """Say what it counted since it began to serve."""
         ...
 
     async def drain(self, seconds: float) -> int:
@@ -171,7 +176,8 @@ class Planes:
 
     async def counters(self) -> Mapping[Frontend, ServiceCounters]:
         """Say what both counted since they began to serve. Raises Transient."""
-        return count_services(await self.pipe.counters())
+        piped = count_services(await self.pipe.counters())
+        return merge_counters(piped, self.kernel.counters()) if self._in_use else piped
 
     async def drain(self, seconds: float) -> int:
         """Wait until no flow is left in either, at most so long; return how many are."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from littlelb.core.model import Ip
+from littlelb.core.model import Frontend, Ip
 
 BackendKey: TypeAlias = tuple[Ip, int]
 """Address and port of a backend: its weight may change while it counts on. Port 0: behind a range of ports."""
@@ -47,6 +47,24 @@ def add(one: BackendCounters, other: BackendCounters) -> BackendCounters:
         _plus(one.bytes_in, other.bytes_in),
         _plus(one.bytes_out, other.bytes_out),
     )
+
+
+def merge(
+    one: Mapping[Frontend, ServiceCounters], other: Mapping[Frontend, ServiceCounters]
+) -> dict[Frontend, ServiceCounters]:
+    """Add what two planes counted: a frontend that went from one to the other was counted by both."""
+    merged = dict(one)
+    for frontend, there in other.items():
+        here = merged.get(frontend)
+        merged[frontend] = there if here is None else _join(here, there)
+    return merged
+
+
+def _join(one: ServiceCounters, other: ServiceCounters) -> ServiceCounters:
+    backends = dict(one.backends)
+    for key, there in other.backends.items():
+        backends[key] = add(backends[key], there) if key in backends else there
+    return ServiceCounters(add(one.total, other.total), backends)
 
 
 def _plus(one: int | None, other: int | None) -> int | None:

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from littlelb.app.planes import Planes
 from littlelb.config import Plane
+from littlelb.core.counters import BackendCounters, ServiceCounters
 from littlelb.core.errors import Permanent
 from littlelb.core.interfaces import Phase
 from littlelb.core.model import Backend, Forward, Frontend, Protocol
@@ -80,6 +81,9 @@ class Kernel(FakeTarget[Frontend, Forward]):
 
     async def remove(self, *, dry_run: bool = False) -> bool:
         return not dry_run
+
+    def counters(self) -> Mapping[Frontend, ServiceCounters]:
+        return {WEB: ServiceCounters(BackendCounters(connections=4))}
 
     async def drain(self, _seconds: float) -> int:
         return 3
@@ -200,7 +204,7 @@ async def test_who_wants_the_pipe_gets_no_kernel_plane_unless_there_is_a_table()
         assert left.kernel.said == ["start"]
 
 
-async def test_a_look_and_a_drain_are_of_both() -> None:
+async def test_a_look_a_drain_and_counters_are_of_both() -> None:
     """What one carries that the other should let through is not as it should be; flows are added up."""
     machine = Machine(Plane.AUTO)
     await machine.planes.find_out()
@@ -212,3 +216,4 @@ async def test_a_look_and_a_drain_are_of_both() -> None:
     assert await machine.planes.drain(1.0) == 2
     async with machine.running():
         assert await machine.planes.drain(1.0) == 5
+        assert (await machine.planes.counters())[WEB].total.connections == 7
