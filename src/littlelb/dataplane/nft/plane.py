@@ -13,6 +13,7 @@ import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -42,7 +43,7 @@ from littlelb.dataplane.nft.watch import Watch
 
 _log = structlog.get_logger(__name__)
 _LARGE: Final = 500
-"""Frontends from which on a plan is made in a thread."""
+"""Frontends of one transaction."""
 _ATTEMPTS: Final = 3
 
 
@@ -146,7 +147,6 @@ class NftPlane:
             if strays:
                 _log.warning("nft.strays_removed", elements=len(strays))
                 await kernel.write(compute_transaction([(strays, {})]))
-                self._ledger.drop_strays(census)
             return observed
 
     async def _read(self, kernel: Kernel) -> Census:
@@ -186,8 +186,16 @@ class NftPlane:
             return failures
 
     async def _write(self, kernel: Kernel, wanted: Mapping[Frontend, Forward | None]) -> None:
-        plan = await self._plan(kernel, wanted)
+        """Write in one transaction; at a cold start in several, so that the loop breathes and memory stays small."""
+        strange = self._ledger.strange(wanted)
+        rules = (await kernel.read(strange)).rules if strange else {}
         await kernel.ensure_timeouts({f.affinity_seconds for f in wanted.values() if f and f.affinity_seconds})
+        left = iter(wanted.items())
+        while some := dict(islice(left, _LARGE)):
+            await self._write_some(kernel, self._ledger.plan(some, rules))
+            await asyncio.sleep(0)
+
+    async def _write_some(self, kernel: Kernel, plan: Plan) -> None:
         if plan.transaction:
             if self._flows is not None:
                 self._flows.note(plan.transaction.delete)
@@ -205,16 +213,6 @@ class NftPlane:
             await kernel.forget_clients(purges)
         except WorldError as error:  # what was applied is in the kernel; clients find out by themselves
             _log.warning("nft.clients_not_forgotten", error=str(error))
-
-    async def _plan(self, kernel: Kernel, wanted: Mapping[Frontend, Forward | None]) -> Plan:
-        if len(wanted) < _LARGE:
-            strange = self._ledger.strange(wanted)
-        else:
-            strange = await asyncio.to_thread(self._ledger.strange, wanted)
-        rules = (await kernel.read(strange)).rules if strange else {}
-        if len(wanted) < _LARGE:
-            return self._ledger.plan(wanted, rules)
-        return await asyncio.to_thread(self._ledger.plan, wanted, rules)
 
     async def look(self, wanted: Mapping[Frontend, Forward]) -> Mapping[Frontend, Forward]:
         """Return what is in the kernel, changing nothing: for commands beside a daemon, or without one.

@@ -40,8 +40,8 @@ class Ledger:
         """Address → how many of the forwards say that it is ours alone."""
         self._live: Counter[Ip] = Counter()
         """Address → how many of the forwards have backends."""
-        self._held: set[Ip] = set()
-        self._alive: set[Ip] = set()
+        self._odd: dict[Ip, tuple[bool, bool]] = {}
+        """Addresses of frontends → are they held, are they alive, where that is not as the forwards want it."""
 
     def last_applied(self, keys: Collection[Frontend]) -> dict[Frontend, Forward]:
         """Return some frontends as they were applied."""
@@ -56,11 +56,11 @@ class Ledger:
         for frontend in [frontend for frontend in self._forwards if frontend not in seen.digests]:
             self._enter(frontend, None)
         self._unsettled = {key: number for key, number in seen.digests.items() if self._digests.get(key) != number}
-        self._held, self._alive = seen.held, seen.alive
-        odd = {address for address in self._addresses(seen) if self._wants(address) != self._has(address)}
+        flags = {address: (address in seen.held, address in seen.alive) for address in self._addresses(seen)}
+        self._odd = {address: has for address, has in flags.items() if has != self._wants(address)}
         observed = {}
         for frontend in seen.digests:
-            settled = frontend not in self._unsettled and frontend.address not in odd
+            settled = frontend not in self._unsettled and frontend.address not in self._odd
             observed[frontend] = self._forwards[frontend] if settled else UNSETTLED
         return observed
 
@@ -72,14 +72,8 @@ class Ledger:
         """Return the elements that belong to no frontend: they are to go."""
         strays = dict(seen.strays)
         for address in (seen.held | seen.alive) - self._addresses(seen):
-            strays.update(self._flags(address))
+            strays.update(_flags(address, address in seen.held, address in seen.alive))
         return strays
-
-    def drop_strays(self, seen: Census) -> None:
-        """Enter that they are gone."""
-        gone = (seen.held | seen.alive) - self._addresses(seen)
-        self._held -= gone
-        self._alive -= gone
 
     def strange(self, wanted: Mapping[Frontend, Forward | None]) -> frozenset[Frontend]:
         """Of which frontends the elements have to be read before a plan can be made."""
@@ -115,9 +109,7 @@ class Ledger:
             if forward is not None:
                 self._digests[frontend] = plan.digests[frontend]
         for address in {frontend.address for frontend in plan.wanted}:
-            held, alive = self._wants(address)
-            (self._held.add if held else self._held.discard)(address)
-            (self._alive.add if alive else self._alive.discard)(address)
+            self._odd.pop(address, None)
 
     def _enter(self, frontend: Frontend, forward: Forward | None) -> None:
         for address, holders, live in _deltas(frontend, self._forwards.get(frontend), forward):
@@ -142,17 +134,17 @@ class Ledger:
                 live[address] += alive
         for address in {frontend.address for frontend in wanted}:
             held = self._holders[address] + holders[address] > 0
-            yield self._flags(address), _flags(address, held, held and self._live[address] + live[address] > 0)
+            yield (
+                _flags(address, *self._has(address)),
+                _flags(address, held, held and self._live[address] + live[address] > 0),
+            )
 
     def _wants(self, address: Ip) -> tuple[bool, bool]:
         held = self._holders[address] > 0
         return held, held and self._live[address] > 0
 
     def _has(self, address: Ip) -> tuple[bool, bool]:
-        return address in self._held, address in self._alive
-
-    def _flags(self, address: Ip) -> Rules:
-        return _flags(address, *self._has(address))
+        return self._odd.get(address) or self._wants(address)
 
 
 def _render(frontend: Frontend, forward: Forward | None) -> Rules:

@@ -133,7 +133,6 @@ def test_strays_are_named_and_dropped() -> None:
     assert ledger.select_strays(census) == {**strays, odd: b""}
     for place in (*strays, odd):
         del kernel.elements[place]
-    ledger.drop_strays(census)
     assert observed == {WEB: forward(*backends(1))}
     full_pass(ledger, kernel, {WEB6: forward(*backends(1, version=6))})
     assert kernel.addresses("held") == {VIP6}
