@@ -1,0 +1,1 @@
+"""What becomes of one packet, rule by rule, and why: `loadbalancer trace`."""
