@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from ipaddress import ip_network
 from typing import Any
 
@@ -366,3 +367,20 @@ def test_a_connection_from_before_the_table_is_not_picked_up(world: World) -> No
 
         with sock, accepted:
             world.play(script)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_machine_without_the_state_continues_kept_connections(world: World, version: int) -> None:
+    """Where clients' addresses are kept, connections outlive the loss of all state, as when an address moves."""
+    asked = frontend(VIP4 if version == 4 else VIP6)
+
+    async def script(keeper: Keeper) -> None:
+        await keeper.serve({asked: forward(*backends(11, 12, version=version, keeps_source=True))})
+        with ExitStack() as stack:
+            socks = [stack.enter_context(world.connection(asked)) for _ in range(30)]
+            world.box.run(["conntrack", "-F"])
+            for sock in socks:
+                sock.sendall(b"go on")
+            assert [sock.recv(100) for sock in socks] == [b"go on"] * 30
+
+    world.play(script)

@@ -1,6 +1,6 @@
 """The skeleton: one table, loaded once as text; Services are elements of its maps, never rules (nft(8), kernel 5.11).
 
-    prerouting ─ new TCP (a pure SYN), UDP ─→ services ─→ class ─→ dnat to a slot
+    prerouting ─ TCP, UDP new to conntrack ─→ services ─→ class ─→ dnat to a slot
        (output)                                   │ miss: guard, mixed, sticky ─→ classes, ranges ─→ class
                                                   │ miss: an address that we hold ─→ refuse
     postrouting ─ our bit in the connection's mark ─→ [remember] ─→ kept source, or masquerade
@@ -14,9 +14,12 @@ Stages ask sets, never verdict maps: whenever a verdict changes, the kernel walk
 and before 6.18 once more for each way that leads there (nft_chain_validate). A map behind a chain that many Services
 share would take the square of their number.
 
-Everything is decided on a connection's first packet: the chains are of type nat. Only a pure SYN opens a TCP
-connection: one that a worker process carried before this table existed is picked up by conntrack in mid-stream
-(tcp_loose), and must not be translated.
+Everything is decided on the first packet that conntrack sees of a connection: the chains are of type nat. Most often
+it is a SYN. A packet from mid-stream (conntrack picks it up: tcp_loose) belongs to a connection of one of two kinds.
+If this machine has a socket for it (`socket`, Linux 4.18), a worker process carries it, and did so before this table
+existed: it must not be translated. Else it may be one that another machine with the same elements began: where its slot
+is a hash of the client it goes on here, to the same backend. Elsewhere whoever gets it answers with a RST, as without
+us.
 
 Affinity: IPv4 clients are remembered in `affinity4` for the Service's timeout. nft 1.0.6 cannot write the same for IPv6
 (a key above 16 bytes aborts it), so there the slot is a hash of the client's address over a Maglev table: it stays the
@@ -61,7 +64,8 @@ ENDING_CHAINS: Final = frozenset(f"ending-{hook}" for hook in _ENDING_HOOKS)
 """Names of the chains of `render_ending`."""
 ENDING_SETS: Final = ("ending4", "ending6")
 """Flows whose time is up."""
-_NEW_TCP: Final = "tcp flags & (fin | syn | rst | ack) != syn accept"
+_MIDSTREAM: Final = "tcp flags & (fin | syn | rst | ack) != syn"
+"""No pure SYN, and no connection that conntrack knows."""
 
 
 def class_sizes() -> Iterator[int]:
@@ -207,10 +211,10 @@ def _base_chains() -> Iterator[str]:
     yield "\t\ticmp type echo-request ip daddr @held4 ip daddr != @alive4 drop"
     yield "\t\ticmpv6 type echo-request ip6 daddr @held6 ip6 daddr != @alive6 drop"
     yield "\t}"
-    for hook, elsewhere in (("prerouting", "iifname != @link "), ("output", "")):
+    for hook, elsewhere, mine in (("prerouting", "iifname != @link ", " socket transparent 0"), ("output", "", "")):
         yield f"\tchain {hook} {{"
         yield f"\t\ttype nat hook {hook} priority -101; policy accept;"
-        yield f"\t\t{_NEW_TCP}"
+        yield f"\t\t{_MIDSTREAM}{mine} accept"
         for number, family, _ in _FAMILIES:
             yield f"\t\t{elsewhere}{_frontend(family)} @link_only{number} accept"
         for number, family, _ in _FAMILIES:
