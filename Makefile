@@ -47,7 +47,7 @@ test: setup-dev ## all tiers: unit contract golden lab e2e; one that cannot run 
 unit contract golden lab e2e: setup-dev ## one tier by itself
 	@$(PY) -m tools.run_tiers $@
 
-bench: setup-dev ## measure what is promised, 25 minutes; SHORT=1 on a small scale, ONLY="decide sync" some of it
+bench: setup-dev ## measure what is promised, 70 minutes; SHORT=1 on a small scale, ONLY="decide sync" some of it
 	@$(PY) -m bench $(if $(SHORT),--short) $(ONLY)
 
 docs: setup-dev ## write the generated pages of docs/reference anew

@@ -10,8 +10,12 @@ pytestmark = pytest.mark.e2e
 
 TOP = Path(__file__).resolve().parents[2]
 TINY = {
+    "changes_under_load": ("--seconds", "1"),
     "conntrack": ("--flows", "500", "--usage", "500", "--rounds", "1"),
     "decide": ("--services", "30", "--nodes", "5", "--times", "3"),
+    "programming": (
+        *("--sizes", "20", "--changes", "5", "--theirs", "2", "--loop", "20", "--api", "5", "--patches", "2"),
+    ),
     "reaction": ("--rounds", "1", "--outage", "1"),
     "sync": ("--services", "8", "--slices", "16", "--nodes", "3", "--runs", "1", "--settle", "0", "--outage", "1"),
 }
