@@ -1,8 +1,8 @@
 """Walks a packet through the planes as `DesiredState` has them, in the order of `dataplane.nft.ruleset`.
 
-prerouting or output ─ link_only ─ services, ranges ─ held ─┬─ guard ─ mixed ─ sticky ─ class ─ postrouting
-                                                            ├─ accept ─ socket of a worker (the pipe)
-                                                            └─ refuse
+prerouting or output ─ link_only ─ services, staged, ranges ─┬─ guard ─ mixed ─ sticky ─ class ─ postrouting
+                                                             ├─ accept ─ socket of a worker (the pipe)
+                                                             └─ held ─ refuse
 """
 
 from collections.abc import Mapping
@@ -155,35 +155,41 @@ class _Walk:
 
     def _stages(self, entry: str, frontend: Frontend, forward: Forward, slots: Slots) -> bool:
         """Pass the stages that the Service needs, up to its class; False: it ends at the guard."""
-        kind = "-range" if frontend.last_port else ""
-        prefix = "range_" if frontend.last_port else ""
+        prefix, kind = ("range_", "-range") if frontend.last_port else ("", "")
         ranges = select_ranges(forward, self._number)
-        keep = "-keep" if keeping(forward) == "all" else ""
-        stages = [
-            (f"guard{kind}{self._number}", f"{prefix}guarded{self._number}", ranges is not None),
-            (f"mixed{kind}{self._number}", f"{prefix}mixed{self._number}", keeping(forward) == "some"),
-            (f"sticky{keep}{kind}4", f"{prefix}sticky4", self._number == 4 and forward.affinity_seconds > 0),
-        ]
         place, why = entry, forward.service
-        for chain, next_map, needed in stages:
-            if not needed:
-                continue
-            self._step(place, self._key, f"goto {chain}", why)
-            place, why = next_map, ""
-            if chain.startswith("guard"):
-                inside = [str(network) for network in ranges or () if self._packet.source in network]
-                rule = f"{self._family} saddr @allowed{self._number}"
-                if not inside:
-                    self._step(chain, rule, "drop", f"{self._packet.source} is in none of its source ranges")
-                    return False
-                self._step(chain, rule, "go on", f"{self._packet.source} is in {inside[0]}")
-            elif chain.startswith("mixed"):
-                self._step(chain, "ct mark set", "go on", "some backends see the client's address, some do not")
-            else:
-                seen = f"seen within {forward.affinity_seconds} s: it keeps its backend; else it goes on"
-                self._step(chain, "ip saddr . … map @affinity4", "dnat or go on", seen)
+        if ranges is not None or keeping(forward) == "some" or self._is_sticky(forward):
+            chain = f"stages{kind}{self._number}"
+            self._step(f"{prefix}staged{self._number}", self._key, f"jump {chain}", why)
+            if ranges is not None and not self._guard(chain, ranges):
+                return False
+            if keeping(forward) == "some":
+                rule = f"@{prefix}mixed{self._number}: ct mark set"
+                self._step(chain, rule, "go on", "some backends see the client's address, some do not")
+            if self._is_sticky(forward):
+                self._remember(chain, prefix, forward)
+            place, why = entry if prefix else f"classes{self._number}", ""
         self._step(place, self._key, f"goto {slots.chain}", why)
         return True
+
+    def _is_sticky(self, forward: Forward) -> bool:
+        return self._number == 4 and forward.affinity_seconds > 0
+
+    def _guard(self, chain: str, ranges: tuple[Net, ...]) -> bool:
+        inside = [str(network) for network in ranges if self._packet.source in network]
+        rule = f"{self._family} saddr @allowed{self._number}"
+        if not inside:
+            self._step(chain, rule, "drop", f"{self._packet.source} is in none of its source ranges")
+            return False
+        self._step(chain, rule, "go on", f"{self._packet.source} is in {inside[0]}")
+        return True
+
+    def _remember(self, chain: str, prefix: str, forward: Forward) -> None:
+        name = "_keep" if keeping(forward) == "all" else ""
+        inner = f"sticky{name.replace('_', '-')}4"
+        self._step(chain, f"@{prefix}sticky{name}4", f"jump {inner}")
+        seen = f"seen within {forward.affinity_seconds} s: it keeps its backend; else it goes on"
+        self._step(inner, "ip saddr . … map @affinity4", "dnat or go on", seen)
 
     def _choose(self, slots: Slots) -> tuple[int | None, tuple[Backend, ...]]:
         slot = slots.find(self._packet)

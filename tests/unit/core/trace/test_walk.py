@@ -85,7 +85,7 @@ def test_masqueraded_backends_are_chosen_at_random() -> None:
 def test_mixed_backends_each_say_what_they_see() -> None:
     """One keeps the client's address, the other does not."""
     found = follow({HTTP: replace(WEB, backends=(*keep(POD), Backend(OTHER, 8080)))})
-    assert stages(found)[1:4] == ["services4 goto mixed4", "mixed4 go on", "mixed4 goto random4-2"]
+    assert stages(found)[1:4] == ["staged4 jump stages4", "stages4 go on", "classes4 goto random4-2"]
     assert [one.sees for one in found.backends] == ["192.0.2.10", ""]
     assert stages(found)[5:] == ["postrouting snat to 192.0.2.10", "postrouting masquerade"]
 
@@ -111,7 +111,7 @@ def test_the_guard() -> None:
     """Who is in a range goes on, who is in none is dropped; nobody at all where the list denies all."""
     guarded = replace(WEB, source_ranges=(ip_network("198.51.100.0/24"), ip_network("192.0.2.0/28")))
     found = follow({HTTP: guarded})
-    assert stages(found)[1:4] == ["services4 goto guard4", "guard4 go on", "guarded4 goto hash4-2"]
+    assert stages(found)[1:4] == ["staged4 jump stages4", "stages4 go on", "classes4 goto hash4-2"]
     assert found.steps[2].why == "192.0.2.10 is in 192.0.2.0/28"
     found = follow({HTTP: guarded}, source="192.0.2.77")
     assert (found.outcome, found.steps[-1].verdict) == (Outcome.DROPPED, "drop")
@@ -129,14 +129,15 @@ def test_ranges_of_a_family() -> None:
 def test_affinity() -> None:
     """A client that was here lately keeps its backend; IPv6 hashes the client's address."""
     found = follow({HTTP: replace(WEB, affinity_seconds=600)})
-    assert stages(found)[1:4] == [
-        "services4 goto sticky-keep4",
+    assert stages(found)[1:5] == [
+        "staged4 jump stages4",
+        "stages4 jump sticky-keep4",
         "sticky-keep4 dnat or go on",
-        "sticky4 goto hash4-2",
+        "classes4 goto hash4-2",
     ]
     assert found.doubts == ("if 192.0.2.10 was here within 600 s, it keeps the backend of then",)
     lost = replace(WEB, backends=(Backend(POD, 8080), Backend(OTHER, 8080)), affinity_seconds=600)
-    assert stages(follow({HTTP: lost}))[1] == "services4 goto sticky4"
+    assert stages(follow({HTTP: lost}))[2] == "stages4 jump sticky4"
     vip = ip_address("2001:db8::10")
     pods = (Backend(ip_address("2001:db8:1::1"), 8080), Backend(ip_address("2001:db8:1::2"), 8080))
     six = {Frontend(vip, Protocol.TCP, 80): replace(lost, backends=pods)}
