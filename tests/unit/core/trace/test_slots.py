@@ -10,7 +10,7 @@ from littlelb.core.trace.packet import Packet
 from littlelb.core.trace.slots import EXACT, SEED, keeping, lay_out
 from littlelb.dataplane.netfilter.sets import Verdict
 from littlelb.dataplane.nft import ruleset
-from littlelb.dataplane.nft.layout import backend_fields, render_rules
+from littlelb.dataplane.nft.elements.layout import backend_fields, render_rules
 
 FOUR, SIX = ip_address("203.0.113.7"), ip_address("2001:db8::7")
 backends = st.tuples(st.integers(1, 200), st.integers(1, 3), st.booleans())
