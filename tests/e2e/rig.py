@@ -33,6 +33,7 @@ TOP = Path(__file__).resolve().parents[2]
 LOADBALANCER = Path(sys.executable).with_name("loadbalancer")
 ANSWERER = Path(__file__).with_name("answerer.py")
 FINALIZER = "service.kubernetes.io/load-balancer-cleanup"
+NODE_PORTS = range(30000, 32768)
 DEFAULT = "192.0.2.2"
 """The balancer's own address on eth0."""
 
@@ -148,6 +149,8 @@ class Rig(Cluster):
         self.kubeconfig = daemon_kubeconfig(plane, self.server)
         self.state_dir, self.run_dir = self.home / "state", self.home / "run"
         self.daemon: subprocess.Popen[str] | None = None
+        self._served: dict[str, list[int]] = {}
+        """NodePorts → the backends with a web server on them."""
 
     def serve(self, number: int, *ports: int) -> "subprocess.Popen[str]":
         """Start a web server called n`number` on backend `number`, on these ports (and wait until it listens)."""
@@ -156,6 +159,7 @@ class Rig(Cluster):
         process = backend.popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for port in ports:
             self.wait(f"n{number} listens on {port}", lambda port=port: _listens(backend, port))  # type: ignore[misc]
+        self._spread(number, *(str(port) for port in ports if port in NODE_PORTS))
         return process
 
     def serve_service(self, name: str, *numbers: int) -> None:
@@ -171,9 +175,29 @@ class Rig(Cluster):
         to nobody, and everybody who asks for it is refused (422).
         """
         self.serve(number, 30000)
+        self._spread(number, f"{NODE_PORTS.start}-{NODE_PORTS.stop - 1}")
         rules = "add table ip any; add chain ip any in { type nat hook prerouting priority dstnat; }; "
         rules += "add rule ip any in tcp dport 30000-32767 redirect to :30000"
         self.lan.backends[number - 1].run(["nft", rules])
+
+    def _spread(self, number: int, *ports: str) -> None:
+        """Let the other nodes answer on these NodePorts too, as kube-proxy does on each node, wherever the pods are."""
+        for port in ports:
+            self._served.setdefault(port, []).append(number)
+        for other, backend in enumerate(self.lan.backends, 1):
+            ways = [f"tcp dport {port} dnat to 198.51.100.{10 + there[0]}"
+                    for port, there in self._served.items() if other not in there]  # fmt: skip
+            rules = [
+                "add table ip spread",
+                "delete table ip spread",
+                "add table ip spread",
+                "add chain ip spread in { type nat hook prerouting priority dstnat - 1; }",
+                "add chain ip spread out { type nat hook postrouting priority srcnat; }",
+                "add rule ip spread out ct status dnat masquerade",
+                *(f"add rule ip spread in {way}" for way in ways),
+            ]
+            backend.run(["nft", "; ".join(rules)])
+            backend.sysctl("net.ipv4.ip_forward", "1")
 
     # --- the daemon --------------------------------------------------------------------------------------------------
 
