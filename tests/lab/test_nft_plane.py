@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from littlelb.core.model import Forward, Frontend, Plane
+from littlelb.core.plan import Changes
+from littlelb.dataplane.netfilter.errors import KernelRefusal
 from littlelb.testing.lan import backend_address, lan_address, vip
 from tests.lab.nft_world import (
     REFUSED,
@@ -292,6 +294,8 @@ def test_what_others_take_away_is_put_back(world: World) -> None:
             f"delete element inet littlelb held4 {{ {VIP4} }}",
             f"add element inet littlelb services4 {{ {vip(99)[0]} . tcp . 80 : drop }}",
             "flush chain inet littlelb prerouting",
+            "add table inet littlelb { flags dormant; }",
+            "add chain inet littlelb prerouting { policy drop; }",
             "flush table inet littlelb",
             "delete table inet littlelb",
             "flush ruleset",
@@ -314,6 +318,26 @@ def _same(world: World, before: str) -> bool:
         return sorted(word for word in words if not word.isdigit())
 
     return shape(world.box.run(["nft", "list", "ruleset"]).stdout) == shape(before)
+
+
+def test_a_batch_that_the_kernel_refuses_changes_nothing(world: World) -> None:
+    """Two ranges that overlap: whoever called halves the batch, and the one at fault stands alone."""
+
+    async def script(keeper: Keeper) -> None:
+        await keeper.serve({frontend(): forward(*backends(11))})
+        wide, inside = (frontend(protocol=UDP, port=5000, last_port=last) for last in (5009, 5005))
+        rule = forward(*backends(11, 12, port=0))
+        with pytest.raises(KernelRefusal):
+            await keeper.plane.apply(Changes(add={wide: rule, inside: rule}))
+        assert await keeper.plane.observe(None) == keeper.wanted
+        assert await keeper.plane.apply(Changes(add={wide: rule})) == {}
+        with pytest.raises(KernelRefusal):
+            await keeper.plane.apply(Changes(add={inside: rule}))
+        keeper.wanted |= {wide: rule}
+        assert await keeper.plane.observe(None) == keeper.wanted
+        assert isinstance(world.ask(wide, port=5003), Told)
+
+    world.play(script)
 
 
 def test_our_own_changes_wake_nobody(world: World) -> None:

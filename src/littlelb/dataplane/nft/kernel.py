@@ -6,6 +6,7 @@ and nft(8), run in a thread.
 
 import asyncio
 import errno
+import re
 import socket
 import struct
 from collections.abc import Collection, Mapping, Sequence
@@ -17,6 +18,7 @@ from littlelb.core.errors import WorldError
 from littlelb.core.model import Frontend
 from littlelb.dataplane.netfilter import wire
 from littlelb.dataplane.netfilter.batch import Kind, Request
+from littlelb.dataplane.netfilter.chains import Table
 from littlelb.dataplane.netfilter.errors import KernelRefusal
 from littlelb.dataplane.netfilter.keys import parse_number
 from littlelb.dataplane.netfilter.sets import Element, Verdict, delete_elements
@@ -47,7 +49,7 @@ _LARGE: Final = 2000
 _NAME_BYTES: Final = 16
 """Of a device's name in a set (IFNAMSIZ)."""
 _RULES: Final = count_rules()
-_TIMEOUT_CHAIN: Final = "remember-"
+_TIMEOUT: Final = re.compile(r"remember-(\d{1,6})")
 
 
 class Kernel:
@@ -77,8 +79,12 @@ class Kernel:
         return frozenset(c.name for c in self._socket.chains(wire.NFPROTO_INET) if c.table == TABLE)
 
     def is_intact(self) -> bool:
-        """Is our skeleton loaded, and are all its rules there? Raises KernelRefusal."""
+        """Is our skeleton loaded, awake, and are all its rules there? Raises KernelRefusal."""
         if [parse_number(element.key) for element in self.elements("layout")] != [LAYOUT]:
+            return False
+        if Table(wire.NFPROTO_INET, TABLE) not in self._socket.tables(wire.NFPROTO_INET):  # without flags: dormant
+            return False
+        if any(c.table == TABLE and c.policy != "accept" for c in self._socket.chains(wire.NFPROTO_INET)):
             return False
         chains = self._socket.rules(wire.NFPROTO_INET, TABLE)
         return sum(not is_extra_chain(chain) for chain in chains) == _RULES
@@ -106,7 +112,8 @@ class Kernel:
                 present[name] = elements
             await asyncio.sleep(0)
         chains = {_chain(element) for elements in present.values() for element in elements}
-        self._timeouts = {int(c.removeprefix(_TIMEOUT_CHAIN)) for c in chains if c.startswith(_TIMEOUT_CHAIN)}
+        ours = (_TIMEOUT.fullmatch(chain) for chain in chains)
+        self._timeouts = {int(found[1]) for found in ours if found is not None}
         ending = render_ending(on=True) if present.keys() & set(ENDING_SETS) else ""
         return render_affinity(self._timeouts) + ending + render_transaction(Transaction({}, present))
 
