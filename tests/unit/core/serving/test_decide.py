@@ -125,7 +125,7 @@ def test_beside_a_kube_proxy_the_kernel_plane_takes_what_enters_by_the_link_only
     assert (inside.ip_mode, inside.forwards[0][1].from_link_only) == ("VIP", True)
     proxy = _decide(piece(), settings=INSIDE, annotations={"littlelb.io/ip-mode": "Proxy"})
     assert (proxy.ip_mode, proxy.forwards[0][1].from_link_only) == ("Proxy", False)
-    pipe = _decide(piece(), settings=INSIDE, annotations={"littlelb.io/plane": "pipe", "littlelb.io/ip-mode": "VIP"})
+    pipe = _decide(piece(), settings=replace(INSIDE, planes=(Plane.PIPE,)), annotations={"littlelb.io/ip-mode": "VIP"})
     assert (pipe.ip_mode, pipe.forwards[0][1].from_link_only) == ("VIP", False)
     assert not _decide(piece()).forwards[0][1].from_link_only
 

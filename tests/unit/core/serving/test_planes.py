@@ -73,6 +73,30 @@ def test_another_plane_than_asked_for_is_explained(
 
 
 @pytest.mark.parametrize(
+    ("ip_mode", "local", "inside", "chosen"),
+    [
+        ("", True, True, Plane.NFT),
+        ("VIP", False, True, Plane.NFT),
+        ("Proxy", True, True, Plane.PIPE),
+        ("", False, True, Plane.PIPE),
+        ("", True, False, Plane.PIPE),
+    ],
+)
+def test_the_pipe_does_not_share_an_address_with_kube_proxy(
+    ip_mode: str, local: bool, inside: bool, chosen: Plane
+) -> None:
+    """Kube-proxy on the same node would take its connections, or drop them; where nothing else is there, it is said."""
+    words = {"littlelb.io/plane": "pipe"} | ({"littlelb.io/ip-mode": ip_mode} if ip_mode else {})
+    asking = service("web", annotations=words, external_traffic_policy_local=local)
+    settings = replace(BOTH, in_cluster=inside)
+    assert choose_plane(asking, settings) is chosen
+    for known in (settings, replace(NO_KERNEL, in_cluster=inside)):
+        notice = explain_plane(asking, known)
+        assert ("takes new connections away" in (notice.message if notice else "")) is (chosen is Plane.NFT)
+    assert choose_plane(asking, replace(NO_KERNEL, in_cluster=inside)) is Plane.PIPE
+
+
+@pytest.mark.parametrize(
     ("what", "asked", "settings", "says"),
     [
         (DNS, "", BOTH, ""),
