@@ -42,6 +42,7 @@ list_missing() {
     if [ "$level" = ci ]; then
         need nft nftables "tests of packets beside other people's firewall rules"
         need conntrack conntrack "kube-proxy in the tests on a real API server"
+        need iptables iptables "kube-proxy in its iptables mode, in the same tests"
         need arping iputils-arping "tests that ask the LAN who has an address"
         need tcpdump tcpdump "tests that listen to what is said on the LAN"
     fi

@@ -14,7 +14,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPException
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -47,6 +47,12 @@ CONTROLLERS = (
     "garbage-collector-controller",
 )
 """Those that the tests need. Without node-lifecycle, nodes that nobody renews stay as the tests made them."""
+
+PROXY_RULES: Mapping[str, Sequence[str]] = {
+    "nftables": ("nft", "--stateless", "list", "table", "ip", "kube-proxy"),
+    "iptables": ("iptables", "--table", "nat", "--list-rules", "KUBE-SERVICES"),
+}
+"""Mode of a kube-proxy → a command that fails until its rules for IPv4 are there, and shows them then."""
 
 _OWN = IPv4Address("198.18.0.0")
 """First address of the wires to test processes (RFC 2544 keeps these for tests); the process id chooses among them."""
@@ -170,19 +176,29 @@ class ControlPlane:
         """Return a client that is whom the token says, to see what that one may do."""
         return Admin(self.server, tls_context(self._authority.certificate), self.folder / "none", token)
 
-    def kube_proxy(self, namespace: Namespace, node: str, cluster_cidr: str = "10.1.0.0/16") -> Process:
-        """Prepare a kube-proxy in nftables mode for a node namespace; `start()` it, and `stop()` it in the test."""
-        server = self.attach(namespace)
+    def kube_proxy(
+        self,
+        namespace: Namespace,
+        node: str,
+        *,
+        mode: str = "nftables",
+        server: str = "",
+        cluster_cidr: str = "10.1.0.0/16",
+    ) -> Process:
+        """Prepare a kube-proxy for a node namespace; `start()` it, and `stop()` it in the test.
+
+        `mode`: nftables or iptables. `server`: the API server's URL, where the namespace has a wire to it already.
+        """
+        server = server or self.attach(namespace)
         config = self.kubeconfig(f"kube-proxy-{node}", certificate_user(self.folder, "kube-proxy"), server)
-        command = [str(self._binaries.kube_proxy), f"--kubeconfig={config}", "--proxy-mode=nftables"]
+        command = [str(self._binaries.kube_proxy), f"--kubeconfig={config}", f"--proxy-mode={mode}"]
         command += [f"--hostname-override={node}", f"--cluster-cidr={cluster_cidr}", "--oom-score-adj=0"]
         # Machine-wide conntrack settings are not a test's to change.
         command += ["--conntrack-max-per-core=0", "--conntrack-tcp-timeout-established=0s"]
         command += ["--conntrack-tcp-timeout-close-wait=0s"]
 
         def ready() -> bool:
-            done = namespace.run(["nft", "list", "table", "ip", "kube-proxy"], check=False)
-            return done.returncode == 0
+            return namespace.run(PROXY_RULES[mode], check=False).returncode == 0
 
         return Process(namespace, command, self.logs / f"kube-proxy-{node}.log", ready)
 
