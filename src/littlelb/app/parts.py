@@ -1,7 +1,7 @@
 """All parts of the daemon, built and wired: the one place where a target meets the world and the loop."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
@@ -226,6 +226,12 @@ class _Wires:
             self.parts.monitor.look_at_listeners()
         return process or ""
 
+    async def find_owners(self, frontends: Collection[Frontend]) -> Mapping[Frontend, str]:
+        """Look now which of these ports processes of this host wait on."""
+        listeners = await self.parts.scan() if self.parts is not None else ()
+        found = {frontend: name_listener(listeners, frontend) for frontend in frontends}
+        return {frontend: process for frontend, process in found.items() if process is not None}
+
 
 def pipe_settings(config: Config) -> PipeSettings:
     """Build the plane's part of the configuration."""
@@ -237,17 +243,14 @@ def nft_settings(config: Config) -> NftSettings:
     return NftSettings(config.linkdevice, config.accounting, config.run_dir / "nf_conntrack_acct")
 
 
-def build_planes(
-    config: Config,
-    netlink: Netlink,
-    name_owner: Callable[[Frontend], str] = lambda _: "",
-    hint: Callable[[], None] = lambda: None,
-) -> Planes:
+def build_planes(config: Config, netlink: Netlink, wires: _Wires | None = None) -> Planes:
     """Build both planes; nothing is started or asked."""
-    pipe = PipePlane(pipe_settings(config), name_owner, hint)
-    kernel = NftPlane(nft_settings(config), hint)
-    forwarding = Forwarding(netlink, config.run_dir / RECORD)
-    return Planes(config.plane, pipe, kernel, Ways(kernel, forwarding, netlink, config.linkdevice), probe)
+    wires = wires or _Wires()
+    pipe = PipePlane(pipe_settings(config), wires.name_listener, wires.hint)
+    kernel = NftPlane(nft_settings(config), wires.hint)
+    ways = Ways(kernel, Forwarding(netlink, config.run_dir / RECORD), netlink, config.linkdevice)
+    ways.find_owners = wires.find_owners
+    return Planes(config.plane, pipe, kernel, ways, probe)
 
 
 def _most_able(config: Config) -> Plane:
@@ -264,7 +267,7 @@ async def build_parts(config: Config, clock: SystemClock, netlink: Netlink) -> P
     api = connect(config, clock) if config.kubernetes else None
     servers = await resolve_server(api.server) if api is not None else frozenset()
     facts = await read_host_facts(netlink, config.linkdevice)
-    planes = build_planes(config, netlink, wires.name_listener, wires.hint)
+    planes = build_planes(config, netlink, wires)
     await planes.find_out()
     store = Store(config.settings(planes.no_nft), replace(facts, api_servers=servers), wires.wake)
     scan = ListenerScan(lambda: planes.pipe.pids | {os.getpid()}, protocols=FORWARDED[_most_able(config)])

@@ -7,8 +7,8 @@ A device that leads to no backend of ours is left as it is. What was switched on
 and put back when everything is withdrawn.
 """
 
-from collections.abc import Collection, Iterable, Mapping
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from typing import Final, Protocol, TypeAlias
 
 import structlog
 
@@ -24,6 +24,13 @@ log = structlog.get_logger(__name__)
 RECORD: Final = "forwarding.json"
 """Below the run directory."""
 _FAMILIES: Final = {4: Family.IPV4, 6: Family.IPV6}
+
+
+FindOwners: TypeAlias = Callable[[Collection[Frontend]], Awaitable[Mapping[Frontend, str]]]
+
+
+async def _nobody(_frontends: Collection[Frontend]) -> Mapping[Frontend, str]:
+    return {}
 
 
 class Tables(Protocol):
@@ -44,6 +51,8 @@ class RouteTable:
     def __init__(self, links: Iterable[Link], routes: Iterable[Route]) -> None:
         """Sort the routes."""
         names = {link.index: link.name for link in links}
+        self.names = frozenset(names.values())
+        """All devices: what happens on one that is missing is not for forwarding to say."""
         self._tables: dict[tuple[int, int], dict[int, set[str]]] = {}
         for route in routes:
             if route.index in names:
@@ -71,6 +80,8 @@ class Ways:
     def __init__(self, kernel: Carrier, forwarding: Forwarding, tables: Tables, device: str) -> None:
         """`device`: the link device, by which clients come."""
         self._kernel, self._forwarding, self._tables, self._device = kernel, forwarding, tables, device
+        self.find_owners: FindOwners = _nobody
+        """Which of these ports processes of this host wait on now, and which process."""
         self._routes: RouteTable | None = None
         self._leads: dict[Ip, frozenset[str]] = {}
         """Backend → devices."""
@@ -97,12 +108,19 @@ class Ways:
         wanted = {one: rule for one, rule in {**changes.add, **changes.change}.items() if rule.plane is Plane.NFT}
         await self._open(wanted.values())
         failures = {one: failure for one, rule in wanted.items() if (failure := self._judge(one, rule)) is not None}
+        failures |= await self._judge_ports([one for one in changes.add if one in wanted and not wanted[one].held])
         able = Changes(
             {one: rule for one, rule in changes.add.items() if one not in failures},
             {one: rule for one, rule in changes.change.items() if one not in failures},
             changes.remove,
         )
         return {**failures, **await self._kernel.apply(able)}
+
+    async def _judge_ports(self, fresh: Collection[Frontend]) -> dict[Frontend, Failure]:
+        """On an address that the host has for itself, its own processes come first: ssh is not taken away."""
+        owners = await self.find_owners(fresh) if fresh else {}
+        text = "{} on this machine already has {}; stop it, or ask for another port or address"
+        return {one: Failure(Reason.PORT_IN_USE, text.format(owner, one)) for one, owner in owners.items()}
 
     async def _look_again(self) -> None:
         """Read the routes anew; switch on again what somebody else switched off."""
@@ -146,7 +164,12 @@ class Ways:
         devices = {device for backend in forward.backends for device in self._leads.get(backend.address, ())}
         for device in sorted({self._device, *devices} if devices else ()):
             finding = self._states.get((device, family))
-            if finding is not None and not finding.forwards:
+            if (
+                finding is not None
+                and not finding.forwards
+                and self._routes is not None
+                and device in self._routes.names
+            ):
                 remedy = f": {finding.remedy}" if finding.remedy else ""
                 message = (
                     f"{family} is not forwarded on {device}: {finding.message}{remedy}; or littlelb.io/plane: pipe"

@@ -1,14 +1,17 @@
 """Where forwarding is switched on, and what becomes of a frontend whose way stays closed."""
 
+from collections.abc import Collection, Mapping
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from littlelb.app.ways import RouteTable, Ways
 from littlelb.core.interfaces import Phase
 from littlelb.core.model import Backend, Forward, Frontend, Plane, Protocol
 from littlelb.core.plan import Changes, Severity
+from littlelb.core.reasons import Reason
 from littlelb.host.forwarding.devconf import Setting
 from littlelb.host.forwarding.switch import Forwarding
 from littlelb.host.rtnl import Link, Route
@@ -108,5 +111,32 @@ async def test_a_backend_without_a_route_is_left_to_the_kernel(stage: Stage) -> 
     stage.machine.routes = [route("192.0.2.0/24", ETH0)]
     assert await stage.ways.apply(Changes({WEB: forward("10.1.0.1")})) == {}
     stage.machine.routes.append(route("10.1.0.0/16", ETH1))
+    await stage.ways.observe(None)
+    assert stage.forwarding() == ["eth0", "eth1"]
+
+
+async def test_a_port_of_the_host_is_not_taken_from_it(stage: Stage) -> None:
+    """On the host's own address processes come first; what is served there already stays."""
+    own = replace(forward("10.1.0.1"), held=False)
+    asked: list[Frontend] = []
+
+    async def find(frontends: Collection[Frontend]) -> Mapping[Frontend, str]:
+        asked.extend(frontends)
+        return dict.fromkeys(frontends, "sshd (pid 812)")
+
+    stage.ways.find_owners = find
+    failures = await stage.ways.apply(Changes({WEB: own, SIX: forward()}))
+    assert [(one, failure.reason) for one, failure in failures.items()] == [(WEB, Reason.PORT_IN_USE)]
+    assert "sshd (pid 812)" in failures[WEB].message
+    assert await stage.ways.apply(Changes(change={WEB: own})) == {}
+    assert asked == [WEB]
+
+
+async def test_a_device_that_is_missing_is_not_for_forwarding_to_tell(stage: Stage) -> None:
+    """The address that cannot be put on it says so, and nothing else stands in the way when it is back."""
+    stage.machine.links.remove(ETH0)
+    assert await stage.ways.apply(Changes({WEB: forward("10.1.0.1")})) == {}
+    assert stage.forwarding() == ["eth1"]
+    stage.machine.links.append(ETH0)
     await stage.ways.observe(None)
     assert stage.forwarding() == ["eth0", "eth1"]
