@@ -83,6 +83,47 @@ def test_a_kept_source_is_seen_and_hashed(world: World) -> None:
     world.play(script)
 
 
+@pytest.mark.parametrize("keeps", [False, True])
+def test_the_host_and_the_backends_are_clients_too(world: World, *, keeps: bool) -> None:
+    """This machine, and a backend that is sent to itself or to its neighbour: masqueraded whatever is asked for."""
+
+    async def script(keeper: Keeper) -> None:
+        await keeper.serve(every_way(keeps_source=keeps))
+        for one in keeper.wanted:
+            four = one.address.version == 4
+            heard = [world.ask_from(machine, one) for machine in (world.box, *world.lan.backends) for _ in range(12)]
+            told = [answer for answer in heard if isinstance(answer, Told)]
+            assert len(told) == len(heard)
+            assert {t.backend for t in told} == (BOTH if four else BOTH6)
+            assert {t.client for t in told} == {OWN if four else OWN6}
+
+    world.play(script)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_only_what_enters_by_the_link_device(*, inside: bool) -> None:
+    """Beside kube-proxy: pods and processes of this machine are its own; clients on the link are ours."""
+    with World() as world:
+
+        async def script(keeper: Keeper) -> None:
+            ways = {one: forward(*rule.backends, from_link_only=True) for one, rule in every_way().items()}
+            last = {
+                Frontend(one.address, one.protocol, 5000, 5009): forward(
+                    *backends(11, version=one.address.version, port=0), from_link_only=True
+                )
+                for one in ways
+            }
+            await keeper.serve(ways | last)
+            for one in keeper.wanted:
+                if inside:
+                    assert world.ask_from(world.box, one) == REFUSED
+                    assert world.ask_from(world.lan.backends[0], one) == REFUSED
+                else:
+                    assert isinstance(world.ask(one), Told)
+
+        world.play(script)
+
+
 def test_some_backends_keep_the_source(world: World) -> None:
     """Each connection is told by its backend: masqueraded, or not; also with source ranges and affinity before it."""
 
