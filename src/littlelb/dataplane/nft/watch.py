@@ -7,7 +7,8 @@ from typing import Protocol
 import structlog
 
 from littlelb.dataplane.netfilter import wire
-from littlelb.dataplane.netfilter.events import Change, Commit, Event
+from littlelb.dataplane.netfilter.events import Change, Commit, Event, Lost
+from littlelb.dataplane.netfilter.wire import Malformed
 from littlelb.dataplane.nft.ruleset import TABLE
 
 _log = structlog.get_logger(__name__)
@@ -61,12 +62,18 @@ class Watch:
         self.start()
 
     def _hear(self, own: Collection[int] = ()) -> None:
-        while events := self._events.receive():
+        while events := self._receive():
             touch = next((event for event in events if is_touch(event, own)), None)
             if touch is not None and not self._called:
                 self._called = True
                 _log.warning("nft.touched", **_describe(touch))
                 self._on_touch()
+
+    def _receive(self) -> list[Event]:
+        try:
+            return self._events.receive()
+        except Malformed:  # it is read and gone, whatever it was
+            return [Lost()]
 
 
 def is_touch(event: Event, own: Collection[int]) -> bool:

@@ -8,6 +8,7 @@ import pytest
 
 from littlelb.dataplane.netfilter.batch import Kind
 from littlelb.dataplane.netfilter.events import Change, Commit, Event, Lost
+from littlelb.dataplane.netfilter.wire import Malformed
 from littlelb.dataplane.nft.watch import Watch, is_touch
 
 OURS = Change(Kind.DELSETELEM, 1, "littlelb", "services4", 4711)
@@ -18,6 +19,8 @@ class Played:
 
     def __init__(self) -> None:
         self._waiting: list[Event] = []
+        self.broken = False
+        """What is read next is no message."""
         self._read, self._write = os.pipe()
 
     def say(self, *events: Event) -> None:
@@ -32,6 +35,10 @@ class Played:
     def receive(self) -> list[Event]:
         """All that waits."""
         found, self._waiting = self._waiting, []
+        if self.broken:
+            self.broken = False
+            os.read(self._read, 100)
+            raise Malformed("cut short")
         if found:
             os.read(self._read, 100)
         return found
@@ -88,6 +95,15 @@ async def test_one_call_until_somebody_looks(stage: tuple[Played, Watch, list[st
     events.say(OURS)
     await turn()
     assert calls == ["pass", "pass"]
+
+
+async def test_what_cannot_be_read_may_have_been_anything(stage: tuple[Played, Watch, list[str]]) -> None:
+    """It is gone, so the whole table has to be looked at."""
+    events, _, calls = stage
+    events.broken = True
+    events.say()
+    await turn()
+    assert calls == ["pass"]
 
 
 async def test_what_nft_did_for_us_is_told_by_its_process_id(stage: tuple[Played, Watch, list[str]]) -> None:
