@@ -42,6 +42,7 @@ def all_settings(rig: Rig) -> dict[str, str]:
         "max-nodes": "1",
         "off-subnet": "refuse",
         "refuse-addresses": "203.0.113.98/32",
+        "accounting": "F",
         "pipe-workers": "1",
         "connect-timeout": "1.5",
         "log-format": "console",

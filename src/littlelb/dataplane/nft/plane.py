@@ -37,7 +37,7 @@ from littlelb.dataplane.nft.elements.transaction import compute_transaction
 from littlelb.dataplane.nft.elements.transitions import guess_forward
 from littlelb.dataplane.nft.flows.accounting import Meter
 from littlelb.dataplane.nft.flows.endings import Endings
-from littlelb.dataplane.nft.flows.flows import Flows, World
+from littlelb.dataplane.nft.flows.flows import Flows, Sockets
 from littlelb.dataplane.nft.kernel import Kernel
 from littlelb.dataplane.nft.watch import Watch
 
@@ -109,7 +109,7 @@ class NftPlane:
             self._meter.turn_on()
         else:
             self._meter.restore()
-        return Flows(Endings(kernel, self._lock), World(), self._serves, octets=self._meter.is_on)
+        return Flows(Endings(kernel, self._lock), Sockets(), self._serves, octets=self._meter.is_on)
 
     def _serves(self, frontend: Frontend) -> bool:
         """Do we have this frontend, with backends or without? Before the first look at the kernel, say so of all."""

@@ -6,7 +6,7 @@ twentieth of one, the pause after a list grows with what it took; up to some 50,
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -14,7 +14,8 @@ import structlog
 from littlelb.core.counters import ServiceCounters
 from littlelb.core.errors import WorldError
 from littlelb.core.model import Frontend
-from littlelb.dataplane.netfilter.conntrack.socket import ConntrackSocket
+from littlelb.dataplane.netfilter.conntrack.filters import FlowFilter
+from littlelb.dataplane.netfilter.conntrack.flows import Flow
 from littlelb.dataplane.netfilter.sets import Element, SetName
 from littlelb.dataplane.nft.elements.transaction import set_name
 from littlelb.dataplane.nft.flows.books import Books
@@ -43,10 +44,18 @@ class Lists(Protocol):
         ...
 
 
+class Listing(Protocol):
+    """What is asked of `netfilter.conntrack.socket.ConntrackSocket`."""
+
+    def flows(self, filters: Sequence[FlowFilter]) -> AsyncIterator[list[Flow]]:
+        """Flows that any of the filters means, in slices. Raises WorldError."""
+        ...
+
+
 class Counting:
     """The counters of one plane."""
 
-    def __init__(self, lists: Lists, conntrack: ConntrackSocket, *, octets: bool) -> None:
+    def __init__(self, lists: Lists, conntrack: Listing, *, octets: bool) -> None:
         """`octets`: conntrack counts packets and bytes."""
         self._lists = lists
         self._conntrack = conntrack

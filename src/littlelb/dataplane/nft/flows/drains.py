@@ -13,6 +13,7 @@ A drain without a deadline is kept, too: when the whole frontend goes, its flows
 """
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from math import inf
 from typing import Final, TypeAlias
 
@@ -104,12 +105,12 @@ class Drains:
             self._cut.pop(course, None)
 
     @property
-    def draining(self) -> frozenset[Course]:
+    def draining(self) -> AbstractSet[Course]:
         """Courses whose flows go on for a while."""
         return frozenset(self._draining)
 
     @property
-    def ending(self) -> frozenset[Course]:
+    def ending(self) -> AbstractSet[Course]:
         """Courses whose flows are reset at their next packet."""
         return frozenset(self._ending)
 

@@ -11,19 +11,21 @@ kernel says no, the same is tried again every second: nothing that was to be don
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
 from littlelb.core.counters import ServiceCounters
 from littlelb.core.errors import WorldError
 from littlelb.core.model import Frontend
+from littlelb.dataplane.netfilter.conntrack.filters import FlowFilter
 from littlelb.dataplane.netfilter.conntrack.probe import Support
 from littlelb.dataplane.netfilter.conntrack.socket import ConntrackSocket
+from littlelb.dataplane.netfilter.conntrack.usage import Pair
 from littlelb.dataplane.netfilter.sets import Element
 from littlelb.dataplane.netfilter.socket import NfSocket
 from littlelb.dataplane.nft.elements.transitions import Step
-from littlelb.dataplane.nft.flows.counting import Counting
+from littlelb.dataplane.nft.flows.counting import Counting, Listing, Lists
 from littlelb.dataplane.nft.flows.courses import OURS, Atlas, Turn, compute_turn, filter_course, filter_older
 from littlelb.dataplane.nft.flows.drains import Course, Drains
 from littlelb.dataplane.nft.flows.endings import Endings
@@ -37,11 +39,41 @@ _LARGE: Final = 500
 """Steps from which on they are read in a thread."""
 
 
-class World:
-    """The sockets of this namespace by which flows are seen and cut."""
+class Conntrack(Listing, Protocol):
+    """What is asked of `netfilter.conntrack.socket.ConntrackSocket` besides."""
+
+    async def delete(self, filters: Sequence[FlowFilter]) -> None:
+        """Delete every flow that any of the filters means. Raises WorldError."""
+        ...
+
+    async def count(self, filters: Sequence[FlowFilter]) -> Mapping[Pair, int]:
+        """Count the live ones of them. Raises WorldError."""
+        ...
+
+
+class World(Protocol):
+    """Where flows and slots are seen."""
+
+    @property
+    def conntrack(self) -> Conntrack:
+        """The flows."""
+        ...
+
+    @property
+    def sets(self) -> Lists:
+        """Our sets and maps."""
+        ...
+
+    def close(self) -> None:
+        """Close it."""
+        ...
+
+
+class Sockets:
+    """The world: this network namespace."""
 
     def __init__(self, support: Support | None = None) -> None:
-        """Open them; `support` as for `ConntrackSocket`. Raises Permanent where there is no conntrack."""
+        """Open the sockets; `support` as for `ConntrackSocket`. Raises Permanent where there is no conntrack."""
         self.conntrack = ConntrackSocket(support)
         self.sets = NfSocket()
 
@@ -203,7 +235,8 @@ class Flows:
                 left = 1
             if not left or _now() >= deadline:
                 return left
-            await asyncio.sleep(max(_POLL_SECONDS, 5 * (_now() - began)))
+            pause = max(_POLL_SECONDS, 5 * (_now() - began))  # a long list is not read all the time
+            await asyncio.sleep(min(pause, deadline - _now()))
 
     async def finish(self) -> None:
         """Everything of ours goes: reset who speaks within a second, forget the rest. Raises Transient, Permanent."""
