@@ -10,6 +10,8 @@ from littlelb.core.shown.text import printable
 from littlelb.goflags import OPTIONS
 
 _SHOWN_BYTES = 80
+_PATH_BYTES = 4096
+"""PATH_MAX: a path is shown to its end, where the file's name is."""
 
 
 class Given(NamedTuple):
@@ -27,7 +29,7 @@ def show(value: object) -> str:
 
 def read_settings_file(path: Path) -> tuple[dict[str, Given], list[str]]:
     """Read the file: what it says, by field of Config; and everything that is wrong with it as a file."""
-    shown = printable(str(path), _SHOWN_BYTES)
+    shown = printable(str(path), _PATH_BYTES)
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:

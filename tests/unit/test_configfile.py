@@ -86,6 +86,14 @@ def test_any_file_loads_or_is_explained(tmp_path: Path, text: str) -> None:
         assert all(line.isprintable() for line in error.errors)  # noqa: PT017
 
 
+def test_a_long_path_is_shown_whole(tmp_path: Path) -> None:
+    """The end of a path is the file's name: an error that cut it off would not say which file."""
+    file = tmp_path / ("deep" * 30) / "config.yaml"
+    file.parent.mkdir()
+    file.write_text("a: [")
+    assert errors_of(file)[0].startswith(f"{file}:1: is not YAML")
+
+
 def test_unreadable_files(tmp_path: Path) -> None:
     """A missing file and one that is not text are errors; an empty one, and an empty value, mean defaults."""
     binary, empty = tmp_path / "binary", tmp_path / "empty"

@@ -15,7 +15,7 @@ from tests.worlds import node, service, snapshot
 
 
 @pytest.fixture
-async def parts(tmp_path: Path) -> Parts:
+async def parts(tmp_path: Path, run_dir: Path) -> Parts:
     """Parts of a daemon on an empty folder, with a state file of an earlier one."""
     StateFile(tmp_path / "state").write(encode_world(snapshot(service("web"), node("n1", "198.51.100.11")), {}, 1.0))
     (tmp_path / "services").mkdir()
@@ -24,7 +24,7 @@ async def parts(tmp_path: Path) -> Parts:
         "linkdevice": "eth0",
         "plane": "pipe",
         "state-dir": str(tmp_path / "state"),
-        "run-dir": str(tmp_path / "run"),
+        "run-dir": str(run_dir),
     }
     return await build_parts(load_config(flags, {}), SystemClock(), cast("Netlink", FakeKernel()))
 

@@ -12,7 +12,7 @@ from littlelb.host.netlink import Netlink
 from littlelb.testing.fake_kernel import FakeKernel
 
 
-async def test_services_are_looked_at_after_a_pass_and_the_daemon_always(tmp_path: Path) -> None:
+async def test_services_are_looked_at_after_a_pass_and_the_daemon_always(tmp_path: Path, run_dir: Path) -> None:
     """Between two passes only what the daemon says of itself and its source is fresh."""
     (tmp_path / "web.yaml").write_text(
         "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {type: LoadBalancer, ports: [{port: 80}]}}"
@@ -22,7 +22,7 @@ async def test_services_are_looked_at_after_a_pass_and_the_daemon_always(tmp_pat
         "linkdevice": "eth0",
         "plane": "pipe",
         "state-dir": "/nowhere",
-        "run-dir": str(tmp_path / "r"),
+        "run-dir": str(run_dir),
     }
     config, clock = load_config(flags, {}), SystemClock()
     parts = await build_parts(config, clock, cast("Netlink", FakeKernel()))

@@ -5,6 +5,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from littlelb.host.rtnl import Put
 from littlelb.testing.fake_kernel import ETH0, FakeKernel
 
 ADDRESS = IPv4Address("203.0.113.7")
@@ -13,8 +14,8 @@ ADDRESS = IPv4Address("203.0.113.7")
 async def test_refusals_on_demand() -> None:
     """A test can make it refuse an address, or every reading."""
     kernel = FakeKernel(refusals={ADDRESS: errno.EPERM})
-    with pytest.raises(PermissionError):
-        await kernel.add(ADDRESS, 32, ETH0)
+    assert await kernel.edit([Put(ADDRESS, 32, ETH0)]) == [errno.EPERM]
+    assert kernel.addresses == []
     kernel.unreadable = errno.ENOBUFS
     for read in (kernel.read_links, kernel.read_addresses, kernel.read_routes):
         with pytest.raises(OSError, match="buffer"):
@@ -24,8 +25,8 @@ async def test_refusals_on_demand() -> None:
 async def test_renewals_are_remembered() -> None:
     """A renewal changes nothing but the list of renewals."""
     kernel = FakeKernel()
-    await kernel.add(ADDRESS, 32, ETH0)
+    assert await kernel.edit([Put(ADDRESS, 32, ETH0)]) == [0]
     before = list(kernel.addresses)
-    await kernel.add(ADDRESS, 32, ETH0, 30, renew=True)
+    assert await kernel.edit([Put(ADDRESS, 32, ETH0, 30, renew=True)]) == [0]
     assert kernel.renewed == [(ADDRESS, 30)]
     assert kernel.addresses == before
