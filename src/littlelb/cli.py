@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar
+from urllib.parse import urlencode
 
 import click
 import msgspec
@@ -27,6 +28,7 @@ from littlelb.core.shown.findings import Finding, Level
 from littlelb.core.shown.plan_document import PlanDocument
 from littlelb.core.shown.status import StatusReport, decode_report, encode
 from littlelb.core.shown.text import printable
+from littlelb.core.trace.packet import Entering, Packet, Trace, decode_trace, parse_packet
 from littlelb.goflags import OPTIONS, Option, Vocabulary, normalise_arguments, parse_bool
 from littlelb.log import configure_logging
 from littlelb.web import SOCKET_NAME
@@ -35,7 +37,7 @@ _SOCKET_SECONDS = 5.0
 _START = "start it: sudo loadbalancer run --linkdevice DEVICE"
 
 
-Shown: TypeAlias = StatusReport | PlanDocument | tuple[Finding, ...] | tuple[str, ...]
+Shown: TypeAlias = Trace | StatusReport | PlanDocument | tuple[Finding, ...] | tuple[str, ...]
 T = TypeVar("T")
 
 
@@ -54,6 +56,10 @@ class Program(Protocol):
         """Look at permissions, kernel and network."""
         ...
 
+    def trace(self, config: Config, packet: Packet) -> Trace:
+        """Follow a packet through what a run would decide; send nothing."""
+        ...
+
     def cleanup(self, config: Config, *, dry_run: bool) -> list[str]:
         """Remove everything that bears our mark; return a line for each thing."""
         ...
@@ -69,7 +75,7 @@ def _load_program() -> Program:
 def main(arguments: Sequence[str] | None = None, load: Callable[[], Program] = _load_program) -> None:
     """Run the command; never returns. `arguments` in any spelling that Go's flag package takes."""
     words = Vocabulary(
-        values=frozenset({option.name for option in OPTIONS if not option.boolean} | {"output"}),
+        values=frozenset({option.name for option in OPTIONS if not option.boolean} | {"output", "entering"}),
         booleans=frozenset({option.name for option in OPTIONS if option.boolean} | {"dry-run"}),
         commands=frozenset(cli.commands),
     )
@@ -160,15 +166,19 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def _read_status(path: Path) -> StatusReport:
-    """Ask the daemon. Exits with 1 and what to do where none answers."""
+def _ask(path: Path, question: str, decode: Callable[[bytes], T]) -> T | None:
+    """Ask the daemon; None: none is running here. Exits with 1 and what to do where one does not answer."""
     connection = _UnixConnection(path)
     shown = printable(str(path))
     try:
-        connection.request("GET", "/status")
-        return decode_report(connection.getresponse().read())
+        connection.request("GET", question)
+        answer = connection.getresponse()
+        body = answer.read()
+        if answer.status in {400, 503}:
+            raise click.ClickException(printable(body.decode(errors="replace")))
+        return decode(body)
     except (FileNotFoundError, ConnectionRefusedError):
-        raise click.ClickException(f"no daemon answers at {shown}: none is running here; {_START}") from None
+        return None
     except PermissionError:
         raise click.ClickException(f"not permitted to ask at {shown}: try again with sudo") from None
     except (OSError, http.client.HTTPException) as error:
@@ -259,10 +269,43 @@ def plan(load: Callable[[], Program], /, output: str, **flags: str | None) -> No
 def status(service: str, output: str, **flags: str | None) -> None:
     """Show each Service, or one: addresses, backends, reasons."""
     given = {name.replace("_", "-"): text for name, text in flags.items() if text is not None}
-    report = _read_status(read_run_dir(given) / SOCKET_NAME)
+    path = read_run_dir(given) / SOCKET_NAME
+    report = _ask(path, "/status", decode_report)
+    if report is None:
+        shown = printable(str(path))
+        raise click.ClickException(f"no daemon answers at {shown}: none is running here; {_START}")
     if service:
         report = _select_service(report, service)
     _print(report, tables.render_status(report), output)
+
+
+@cli.command()
+@click.argument("source", metavar="SRC[:PORT]")
+@click.argument("destination", metavar="VIP:PORT[/udp]")
+@click.option(
+    "--entering",
+    type=click.Choice([one.value for one in Entering]),
+    default=Entering.LINK.value,
+    help="by the link device, by another one, or sent by this machine",
+)
+@_settings()
+@_output
+@click.pass_obj
+def trace(
+    load: Callable[[], Program], /, source: str, destination: str, entering: str, output: str, **flags: str | None
+) -> None:
+    """Show what such a packet meets, and why: rules, plane, backend. Sends nothing; IPv6 in brackets, as [IP]:PORT."""
+    try:
+        packet = parse_packet(source, destination, Entering(entering))
+    except ValueError as error:
+        raise click.UsageError(printable(str(error))) from None
+    given = {name.replace("_", "-"): text for name, text in flags.items() if text is not None}
+    query = urlencode({"source": source, "destination": destination, "entering": entering})
+    found = _ask(read_run_dir(given) / SOCKET_NAME, f"/trace?{query}", decode_trace)
+    if found is None:
+        config = _read_config(flags)
+        found = _report_failure(lambda: load().trace(config, packet))
+    _print(found, tables.render_trace(found), output)
 
 
 @cli.command()

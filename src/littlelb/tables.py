@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from typing import TextIO
 
 from rich.console import Console, RenderableType
@@ -21,6 +22,7 @@ from littlelb.core.shown.status import (
     render_traffic,
 )
 from littlelb.core.shown.text import printable
+from littlelb.core.trace.packet import Outcome, Trace, render_place
 
 _PLAIN_COLUMNS = 100_000
 """Wide enough that nothing is wrapped where nobody looks: a pipe, a file."""
@@ -116,6 +118,25 @@ def render_findings(findings: Iterable[Finding]) -> list[RenderableType]:
         cells = (finding.subject, finding.message, finding.remedy)
         table.add_row(_text(finding.level, style), *(_text(cell) for cell in cells))
     return [table]
+
+
+_OUTCOME = {Outcome.FORWARDED: "green", Outcome.REFUSED: "red", Outcome.DROPPED: "red", Outcome.HOST: "yellow"}
+
+
+def render_trace(found: Trace) -> list[RenderableType]:
+    """Show the packet, one row for each step, then where it ends and why."""
+    table = _table("STAGE", "RULE", "VERDICT", "WHY")
+    for step in found.steps:
+        table.add_row(*(_text(cell) for cell in (step.stage, step.rule, step.verdict, step.why)))
+    whose = f" ({found.service}, plane {found.plane})" if found.service else ""
+    answer = f", the client hears {found.answer}" if found.answer else ""
+    slot = f" (slot {found.slot} of {found.slots})" if found.slot is not None else ""
+    parts: list[RenderableType] = [_text(found.packet), *([table] if found.steps else [])]
+    parts.append(_text(f"{found.outcome}{whose}{answer}: {found.why}{slot}", _OUTCOME[found.outcome]))
+    for one in found.backends:
+        place = render_place(ip_address(one.address), one.port)
+        parts.append(_text(f"  to {place}, which sees {one.sees or 'an address of this machine'}: {one.why}"))
+    return [*parts, *(_text(f"but: {doubt}", "yellow") for doubt in found.doubts)]
 
 
 def _table(*columns: str) -> Table:

@@ -30,6 +30,7 @@ from littlelb.core.shown.status import (
     StatusReport,
     encode,
 )
+from littlelb.core.trace.packet import Outcome, Packet, Trace
 from littlelb.goflags import OPTIONS
 
 REPORT = StatusReport(
@@ -96,6 +97,11 @@ class Remembering:
         self._take(config)
         return self.findings
 
+    def trace(self, config: Config, packet: Packet) -> Trace:
+        """Answer that it is forwarded."""
+        self._take(config)
+        return Trace(packet=str(packet), steps=(), outcome=Outcome.FORWARDED, why="without a daemon")
+
     def cleanup(self, config: Config, *, dry_run: bool) -> list[str]:
         """Answer `removed`."""
         self._take(config)
@@ -135,13 +141,13 @@ def invoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 
 
 @contextmanager
-def answering(path: Path, body: bytes) -> Iterator[None]:
+def answering(path: Path, body: bytes, code: int = 200) -> Iterator[None]:
     """Answer every request on a Unix socket with this body."""
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             """Answer."""
-            self.send_response(200)
+            self.send_response(code)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -266,10 +272,10 @@ def test_cleanup(invoke: Invoke) -> None:
     assert invoke("cleanup --dry-run=maybe")[0] == 2
 
 
-def test_status(invoke: Invoke, tmp_path: Path) -> None:
+def test_status(invoke: Invoke, run_dir: Path) -> None:
     """`status` shows each Service on a plain line when nobody looks, and why one is refused."""
-    with answering(tmp_path / "littlelb.sock", encode(REPORT)):
-        code, out, _ = invoke(f"status --run-dir {tmp_path}")
+    with answering(run_dir / "littlelb.sock", encode(REPORT)):
+        code, out, _ = invoke(f"status --run-dir {run_dir}")
     assert code == 0
     lines = [re.sub(r" +", " ", line).strip() for line in out.splitlines()]
     assert lines == [
@@ -286,42 +292,42 @@ def test_status(invoke: Invoke, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wanted", ["web", "default/web"])
-def test_status_of_one(invoke: Invoke, tmp_path: Path, wanted: str) -> None:
+def test_status_of_one(invoke: Invoke, run_dir: Path, wanted: str) -> None:
     """One Service is named with or without its namespace; JSON has the shape of the whole report."""
-    with answering(tmp_path / "littlelb.sock", encode(REPORT)):
-        code, out, _ = invoke(f"status {wanted} -o json --run-dir {tmp_path}")
+    with answering(run_dir / "littlelb.sock", encode(REPORT)):
+        code, out, _ = invoke(f"status {wanted} -o json --run-dir {run_dir}")
         shown = json.loads(out)
         assert code == 0
         assert list(shown) == ["daemon", "last_pass", "services"]
         assert [service["key"] for service in shown["services"]] == ["default/web"]
-        code, _, err = invoke(f"status other/web --run-dir {tmp_path}")
+        code, _, err = invoke(f"status other/web --run-dir {run_dir}")
     assert code == 1
     assert "other/web is not among our 2 Services" in err
 
 
-def test_status_without_a_daemon(invoke: Invoke, tmp_path: Path) -> None:
+def test_status_without_a_daemon(invoke: Invoke, run_dir: Path) -> None:
     """Where no daemon answers, `status` says so plainly and how to start one."""
-    code, out, err = invoke(f"status --run-dir {tmp_path}")
+    code, out, err = invoke(f"status --run-dir {run_dir}")
     assert (code, out) == (1, "")
-    assert f"no daemon answers at {tmp_path}/littlelb.sock" in err
+    assert f"no daemon answers at {run_dir}/littlelb.sock" in err
     assert "sudo loadbalancer run --linkdevice" in err
     with socket.socket(socket.AF_UNIX) as left_behind:
-        left_behind.bind(str(tmp_path / "littlelb.sock"))
-    assert "no daemon answers" in invoke(f"status --run-dir {tmp_path}")[2]
+        left_behind.bind(str(run_dir / "littlelb.sock"))
+    assert "no daemon answers" in invoke(f"status --run-dir {run_dir}")[2]
 
 
-def test_status_of_another_version(invoke: Invoke, tmp_path: Path) -> None:
+def test_status_of_another_version(invoke: Invoke, run_dir: Path) -> None:
     """A daemon that answers something else is named as the reason."""
-    with answering(tmp_path / "littlelb.sock", b'{"services": 7}'):
-        code, _, err = invoke(f"status --run-dir {tmp_path}")
+    with answering(run_dir / "littlelb.sock", b'{"services": 7}'):
+        code, _, err = invoke(f"status --run-dir {run_dir}")
     assert code == 1
     assert f"speaks another version than {__version__}" in err
 
 
-def test_status_of_a_daemon_that_hangs_up(invoke: Invoke, tmp_path: Path) -> None:
+def test_status_of_a_daemon_that_hangs_up(invoke: Invoke, run_dir: Path) -> None:
     """A daemon that accepts and says nothing is told apart from none at all."""
     with socket.socket(socket.AF_UNIX) as silent:
-        silent.bind(str(tmp_path / "littlelb.sock"))
+        silent.bind(str(run_dir / "littlelb.sock"))
         silent.listen()
 
         def hang_up() -> None:
@@ -329,18 +335,18 @@ def test_status_of_a_daemon_that_hangs_up(invoke: Invoke, tmp_path: Path) -> Non
 
         thread = threading.Thread(target=hang_up)
         thread.start()
-        code, _, err = invoke(f"status --run-dir {tmp_path}")
+        code, _, err = invoke(f"status --run-dir {run_dir}")
         thread.join()
     assert code == 1
     assert "see its log, or restart it" in err
 
 
 def test_status_takes_the_run_dir_from_all_sources(
-    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    invoke: Invoke, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`status` looks where the daemon of the same environment would be."""
-    monkeypatch.setenv("LITTLELB_RUN_DIR", str(tmp_path))
-    with answering(tmp_path / "littlelb.sock", encode(REPORT)):
+    monkeypatch.setenv("LITTLELB_RUN_DIR", str(run_dir))
+    with answering(run_dir / "littlelb.sock", encode(REPORT)):
         assert invoke("status")[0] == 0
 
 
@@ -370,3 +376,35 @@ def test_help_fits_a_screen(invoke: Invoke) -> None:
     listed = [line.split()[0] for line in out.partition("Options:")[2].splitlines() if line.strip()]
     assert listed == [f"--{option.name}" for option in OPTIONS] + ["-h,"]
     assert max(len(line) for line in out.splitlines()) <= 80
+
+
+def test_trace_asks_the_daemon(invoke: Invoke, tmp_path: Path) -> None:
+    """What the daemon answers is shown, as a table or as JSON; the configuration is not needed for it."""
+    found = Trace(packet="192.0.2.10 → 203.0.113.7:80/TCP", steps=(), outcome=Outcome.HOST, why="not ours")
+    words = f"trace 192.0.2.10 203.0.113.7:80 --run-dir {tmp_path}"
+    with answering(tmp_path / "littlelb.sock", encode(found)):
+        code, out, _ = invoke(words)
+        assert (code, out.splitlines()) == (0, ["192.0.2.10 → 203.0.113.7:80/TCP", "host: not ours"])
+        assert json.loads(invoke(f"{words} -o json")[1])["outcome"] == "host"
+
+
+def test_trace_says_what_the_daemon_could_not(invoke: Invoke, tmp_path: Path) -> None:
+    """An answer that says no is an error with its text."""
+    with answering(tmp_path / "littlelb.sock", b"netlink: EPERM", 503):
+        code, _, complaint = invoke(f"trace 192.0.2.10 203.0.113.7:80 --run-dir {tmp_path}")
+    assert (code, "netlink: EPERM" in complaint) == (1, True)
+
+
+def test_trace_without_a_daemon(invoke: Invoke, tmp_path: Path) -> None:
+    """The answer is what a run would decide now, by the configuration."""
+    program = Remembering()
+    flags = f"--run-dir {tmp_path} --linkdevice eth0 --manifests {tmp_path} --kubernetes=false"
+    code, out, _ = invoke(f"trace [2001:db8::1]:4 [2001:db8::7]:80/udp --entering local {flags}", program)
+    assert (code, program.config is not None) == (0, True)
+    assert out.splitlines() == ["[2001:db8::1]:4 → [2001:db8::7]:80/UDP", "forwarded: without a daemon"]
+
+
+def test_trace_of_nonsense(invoke: Invoke) -> None:
+    """A packet that cannot be read is wrong usage."""
+    code, _, complaint = invoke("trace 192.0.2.10 203.0.113.7")
+    assert (code, "name the port" in complaint) == (2, True)

@@ -8,7 +8,8 @@ import pytest
 from littlelb.core.shown.findings import Finding, Level
 from littlelb.core.shown.plan_document import PlanDocument, PlanLine, Verb
 from littlelb.core.shown.status import DaemonStatus, ReasonLine, ServiceState, ServiceStatus, StatusReport
-from littlelb.tables import print_all, render_findings, render_plan, render_status
+from littlelb.core.trace.packet import Destination, Outcome, Step, Trace
+from littlelb.tables import print_all, render_findings, render_plan, render_status, render_trace
 
 DAEMON = DaemonStatus(
     version="1",
@@ -86,3 +87,35 @@ def test_status_without_services(capsys: pytest.CaptureFixture[str]) -> None:
     assert "services/: does not answer" in capsys.readouterr().out
     print_all(render_status(StatusReport(daemon=msgspec.structs.replace(DAEMON, from_state_file=True))))
     assert "this is the last known world" in capsys.readouterr().out
+
+
+def test_a_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    """The packet, a row for each step, the end with service, plane and slot, each backend, and what is in doubt."""
+    found = Trace(
+        packet="192.0.2.10 → 203.0.113.7:80/TCP",
+        steps=(Step("services4", "203.0.113.7 . tcp . 80", "goto hash4-2", "demo/web"),),
+        outcome=Outcome.FORWARDED,
+        why="by hash",
+        service="demo/web",
+        plane="nft",
+        backends=(Destination("10.1.0.1", 8080, "192.0.2.10", "kept"), Destination("2001:db8::1", 80, "", "lost")),
+        slot=1,
+        slots=2,
+        doubts=("203.0.113.7: EBUSY",),
+    )
+    print_all(render_trace(found))
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        "192.0.2.10 → 203.0.113.7:80/TCP",
+        "STAGE RULE VERDICT WHY",
+        "services4 203.0.113.7 . tcp . 80 goto hash4-2 demo/web",
+        "forwarded (demo/web, plane nft): by hash (slot 1 of 2)",
+        "to 10.1.0.1:8080, which sees 192.0.2.10: kept",
+        "to [2001:db8::1]:80, which sees an address of this machine: lost",
+        "but: 203.0.113.7: EBUSY",
+    ]
+    refused = msgspec.structs.replace(
+        found, outcome=Outcome.REFUSED, answer="TCP RST", backends=(), doubts=(), slot=None
+    )
+    print_all(render_trace(msgspec.structs.replace(refused, steps=(), service="")))
+    assert "refused, the client hears TCP RST: by hash" in capsys.readouterr().out

@@ -6,9 +6,11 @@ from littlelb.app import daemon
 from littlelb.app.commands import check as checking
 from littlelb.app.commands import cleanup as clearing
 from littlelb.app.commands import plan as planning
+from littlelb.app.commands import trace as tracing
 from littlelb.config import Config
 from littlelb.core.shown.findings import Finding
 from littlelb.core.shown.plan_document import PlanDocument
+from littlelb.core.trace.packet import Packet, Trace
 
 
 def run(config: Config) -> int:
@@ -24,6 +26,11 @@ def plan(config: Config) -> PlanDocument:
 def check(config: Config) -> list[Finding]:
     """Look at permissions, kernel and network."""
     return asyncio.run(checking.check(config))
+
+
+def trace(config: Config, packet: Packet) -> Trace:
+    """Follow a packet through what a run would decide; send nothing."""
+    return asyncio.run(tracing.trace(config, packet))
 
 
 def cleanup(config: Config, *, dry_run: bool) -> list[str]:

@@ -110,6 +110,7 @@ class Daemon:
             details=lambda: self._reporter.report(with_backends=True),
             metrics=self._metrics.render,
             stuck=self._stuck,
+            trace=self._reporter.trace,
         )
         tasks = {
             **parts.source.tasks(),

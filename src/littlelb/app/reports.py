@@ -7,6 +7,7 @@ import msgspec
 
 from littlelb import __version__
 from littlelb.app.clock import SystemClock
+from littlelb.app.commands.trace import follow
 from littlelb.app.parts import Parts
 from littlelb.config import Config
 from littlelb.control.reconciler import PassResult
@@ -15,7 +16,10 @@ from littlelb.core.errors import Transient
 from littlelb.core.model import Frontend
 from littlelb.core.serving.planes import order_planes
 from littlelb.core.shown.report import Observed, compute_report
-from littlelb.core.shown.status import DaemonStatus, StatusReport
+from littlelb.core.shown.status import DaemonStatus, StatusReport, TableUse
+from littlelb.core.trace.packet import Packet, Trace
+from littlelb.dataplane.netfilter.conntrack.limits import read_pressure
+from littlelb.host.netlink import Netlink
 
 
 class Reporter:
@@ -56,6 +60,12 @@ class Reporter:
                 made = latest[with_backends] = await self._make(with_backends=with_backends)
         return msgspec.structs.replace(made, daemon=self._status())
 
+    async def trace(self, packet: Packet) -> Trace:
+        """Follow a packet through what the last pass decided. Raises `Transient`, `Permanent`."""
+        failures = self._last.report.known if self._last is not None else {}
+        async with Netlink() as netlink:
+            return await follow(self._parts, netlink, packet, self._parts.reconciler.state, failures)
+
     async def _make(self, *, with_backends: bool) -> StatusReport:
         last = self._last.report if self._last is not None else None
         return await asyncio.to_thread(
@@ -69,6 +79,7 @@ class Reporter:
 
     def _status(self) -> DaemonStatus:
         source, speech = self._parts.source, self._parts.speech
+        pressure = read_pressure()
         planes, no_nft = order_planes(self._parts.config.plane, self._parts.planes.no_nft)
         return DaemonStatus(
             version=__version__,
@@ -85,4 +96,5 @@ class Reporter:
             folder_errors=source.errors,
             refused=source.refused,
             events_dropped=speech.recorder.tally.dropped if speech is not None else 0,
+            conntrack=TableUse(pressure.flows, pressure.limit) if pressure is not None else None,
         )

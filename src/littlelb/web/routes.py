@@ -12,7 +12,9 @@ from ipaddress import ip_address
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from littlelb.core.errors import WorldError
 from littlelb.core.shown.status import StatusReport, compute_unready, encode
+from littlelb.core.trace.packet import Entering, Packet, Trace, parse_packet
 from littlelb.web import metrics, pages
 
 _HEADERS = {
@@ -37,6 +39,8 @@ class Views:
     """Called in a thread: with very many Services it takes longer than the loop may stand still."""
     stuck: Callable[[], str]
     """Why the process should be restarted; empty: it is alive."""
+    trace: Callable[[Packet], Awaitable[Trace]]
+    """What a packet would meet. Raises WorldError."""
 
 
 def build_public_app(views: Views, host_names: frozenset[str] = frozenset()) -> web.Application:
@@ -72,6 +76,7 @@ def build_private_app(views: Views) -> web.Application:
     """Build what the Unix socket serves."""
     app = web.Application()
     app.router.add_get("/status", _status(views))
+    app.router.add_get("/trace", _trace(views))
     return app
 
 
@@ -80,6 +85,22 @@ def _status(views: Views) -> Callable[[web.Request], Awaitable[web.Response]]:
         return web.Response(body=encode(await views.details()), content_type="application/json")
 
     return status
+
+
+def _trace(views: Views) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def trace(request: web.Request) -> web.Response:
+        asked = request.query
+        try:
+            entering = Entering(asked.get("entering", Entering.LINK))
+            packet = parse_packet(asked.get("source", ""), asked.get("destination", ""), entering)
+            found = await views.trace(packet)
+        except ValueError as error:
+            return web.Response(text=str(error), status=400)
+        except WorldError as error:
+            return web.Response(text=str(error), status=503)
+        return web.Response(body=encode(found), content_type="application/json")
+
+    return trace
 
 
 def _check_host(names: frozenset[str]) -> Middleware:

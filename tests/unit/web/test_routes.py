@@ -7,7 +7,9 @@ import msgspec
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from littlelb.core.errors import Permanent
 from littlelb.core.shown.status import FailureLine, PassStatus, StatusReport, decode_report
+from littlelb.core.trace.packet import Outcome, Packet, Trace
 from littlelb.web.routes import Views, build_private_app, build_public_app, is_host_allowed
 
 PERMANENT = PassStatus(
@@ -17,6 +19,11 @@ PERMANENT = PassStatus(
     changes=0,
     failures=(FailureLine("203.0.113.9", "NotPermitted", "run as root", permanent=True),),
 )
+
+
+async def never(_packet: Packet) -> Trace:
+    """Be asked by nobody."""
+    raise AssertionError
 
 
 @asynccontextmanager
@@ -34,6 +41,7 @@ async def client(report: StatusReport, stuck: str = "") -> AsyncIterator[TestCli
         details=details,
         metrics=lambda shown: f"pid {shown.daemon.pid}\n".encode(),
         stuck=lambda: stuck,
+        trace=never,
     )
     async with TestClient(TestServer(build_public_app(views, frozenset({"LB-1"})))) as asked:
         yield asked
@@ -136,8 +144,38 @@ async def test_private_app(report: StatusReport) -> None:
     async def shown() -> StatusReport:
         return report
 
-    views = Views(shown, shown, metrics=lambda _: b"", stuck=lambda: "")
+    views = Views(shown, shown, metrics=lambda _: b"", stuck=lambda: "", trace=never)
     async with TestClient(TestServer(build_private_app(views))) as ask:
         answer = await ask.get("/status", headers={"Host": "loadbalancer"})
         assert decode_report(await answer.read()) == report
         assert (await ask.get("/")).status == 404
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "text"),
+    [
+        ("source=192.0.2.10:4&destination=203.0.113.7:80&entering=other", 200, "192.0.2.10:4 → 203.0.113.7:80/TCP"),
+        ("source=192.0.2.10&destination=203.0.113.7", 400, "name the port"),
+        ("source=192.0.2.10&destination=203.0.113.7:80&entering=above", 400, "above"),
+        ("destination=203.0.113.7:80", 400, "not an address"),
+        ("source=192.0.2.66&destination=203.0.113.7:80", 503, "netlink: EPERM"),
+    ],
+)
+async def test_trace_is_asked_on_the_socket_only(report: StatusReport, query: str, status: int, text: str) -> None:
+    """A packet is followed; what cannot be read of it, or looked up, is said; TCP does not serve it."""
+
+    async def shown() -> StatusReport:
+        return report
+
+    async def follow(packet: Packet) -> Trace:
+        if str(packet.source) == "192.0.2.66":
+            raise Permanent("netlink: EPERM")
+        return Trace(packet=str(packet), steps=(), outcome=Outcome.HOST, why="nothing")
+
+    views = Views(shown, shown, metrics=lambda _: b"", stuck=lambda: "", trace=follow)
+    async with TestClient(TestServer(build_private_app(views))) as ask:
+        answer = await ask.get(f"/trace?{query}")
+        assert answer.status == status
+        assert text in await answer.text()
+    async with client(report) as ask:
+        assert (await ask.get(f"/trace?{query}")).status == 404

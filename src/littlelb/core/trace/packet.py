@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_address
 
-from msgspec import Struct
+from msgspec import Struct, json
 
 from littlelb.core.model import Ip, Key, Protocol
 
@@ -130,3 +130,8 @@ class Trace(Struct, frozen=True, gc=False, kw_only=True):
     slots: int | None = None
     doubts: tuple[str, ...] = ()
     """Why it may be otherwise in this moment."""
+
+
+def decode_trace(octets: bytes) -> Trace:
+    """Decode what `encode` made of a Trace. Raises msgspec.DecodeError."""
+    return json.decode(octets, type=Trace)
