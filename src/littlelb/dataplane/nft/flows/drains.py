@@ -29,10 +29,10 @@ Course: TypeAlias = tuple[Frontend, BackendKey]
 class Drains:
     """Times are seconds of a clock that never steps."""
 
-    def __init__(self) -> None:
-        """Nothing drains."""
+    def __init__(self, ending: Iterable[Course] = (), now: float = 0.0) -> None:
+        """Nothing drains; `ending`: what a daemon before us began to end is finished."""
         self._draining: dict[Course, float] = {}
-        self._ending: dict[Course, float] = {}
+        self._ending = dict.fromkeys(ending, now + ENDING_SECONDS)
         self._cut: dict[Course, None] = {}
 
     def leave(self, course: Course, seconds: float | None, now: float) -> None:
@@ -64,15 +64,6 @@ class Drains:
             self._cut[course] = None
         elif course not in self._ending:
             self._draining.setdefault(course, inf if served else now)
-
-    def adopt(self, courses: Iterable[Course], now: float) -> None:
-        """Finish what a daemon before us began to end."""
-        for course in courses:
-            self._ending.setdefault(course, now + ENDING_SECONDS)
-
-    def hurry(self, now: float) -> None:
-        """Everything ends now."""
-        self._draining = dict.fromkeys(self._draining, now)
 
     def due(self, now: float) -> list[Course]:
         """Courses whose drain is over, but not yet ended: `end` or `forget` them."""

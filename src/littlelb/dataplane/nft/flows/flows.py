@@ -98,13 +98,12 @@ class Flows:
         self._conntrack = world.conntrack
         self._is_served = is_served
         self._counting = Counting(world.sets, world.conntrack, octets=octets)
-        self._drains = Drains()
+        self._drains = Drains(endings.read(), _now())
         self._inbox: list[Sequence[Step]] = []
         self._older: dict[Frontend, None] = {}
         self._woken = asyncio.Event()
         self._turn = asyncio.Lock()
         self._again = False
-        self._drains.adopt(endings.read(), _now())
 
     def take(self, steps: Sequence[Step]) -> None:
         """Hear of a transaction; what it means for flows follows at once, but not in this call."""
@@ -241,7 +240,7 @@ class Flows:
     async def finish(self) -> None:
         """Everything of ours goes: reset who speaks within a second, forget the rest. Raises Transient, Permanent."""
         await self._hear()
-        self._drains.hurry(_now())
+        self._drains.depart({frontend: 0.0 for frontend, _ in self._drains.draining}, _now())
         await self.settle()
         if self._drains.ending:
             await self.drain(FAREWELL_SECONDS)

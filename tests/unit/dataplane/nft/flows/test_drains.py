@@ -105,15 +105,13 @@ def test_what_is_told_twice_keeps_the_nearer_deadline() -> None:
 
 def test_after_a_restart_endings_are_finished() -> None:
     """They have another minute, for nobody knows since when they end."""
-    drains = Drains()
-    drains.adopt([course()], now=5)
+    drains = Drains([course()], now=5)
     assert (drains.ending, drains.select_cuts(64.9), drains.select_cuts(65)) == ({course()}, [], [course()])
 
 
 def test_flows_that_should_not_be_there_are_found() -> None:
     """Of a frontend that is served they go on, of one that is not they end; datagrams are cut; endings stay endings."""
-    drains = Drains()
-    drains.adopt([course(9)], now=0)
+    drains = Drains([course(9)], now=0)
     drains.leave(course(8), 4, now=0)
     for number in (1, 8, 9):
         drains.discover(course(number), 1, served=True)
@@ -122,12 +120,3 @@ def test_flows_that_should_not_be_there_are_found() -> None:
     assert (drains.due(1), drains.due(4)) == ([course(2)], [course(8), course(2)])
     assert (drains.draining, drains.ending) == ({course(n) for n in (1, 2, 8)}, {course(9)})
     assert drains.select_cuts(1) == [course(3, DNS)]
-
-
-def test_in_a_hurry_everything_is_due() -> None:
-    """At a withdrawal nobody waits for deadlines."""
-    drains = Drains()
-    drains.leave(course(1), None, now=0)
-    drains.leave(course(2), 100, now=0)
-    drains.hurry(1)
-    assert drains.due(1) == [course(1), course(2)]
