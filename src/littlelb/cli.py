@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlencode
 
 import click
@@ -37,7 +37,6 @@ _SOCKET_SECONDS = 5.0
 _START = "start it: sudo loadbalancer run --linkdevice DEVICE"
 
 
-Shown: TypeAlias = Trace | StatusReport | PlanDocument | tuple[Finding, ...] | tuple[str, ...]
 T = TypeVar("T")
 
 
@@ -121,7 +120,7 @@ def _read_config(flags: dict[str, str | None], *, device_required: bool = True, 
     return config
 
 
-def _print(value: Shown, parts: Sequence[RenderableType], output: str) -> None:
+def _print(value: object, parts: Sequence[RenderableType], output: str) -> None:
     if output == "json":
         click.echo(encode(value))
     else:
@@ -164,6 +163,11 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
+
+
+def _find_socket(flags: dict[str, str | None]) -> Path:
+    """Name the daemon's socket; only the run directory is read of the configuration."""
+    return read_run_dir({name.replace("_", "-"): text for name, text in flags.items() if text}) / SOCKET_NAME
 
 
 def _ask(path: Path, question: str, decode: Callable[[bytes], T]) -> T | None:
@@ -268,9 +272,7 @@ def plan(load: Callable[[], Program], /, output: str, **flags: str | None) -> No
 @_output
 def status(service: str, output: str, **flags: str | None) -> None:
     """Show each Service, or one: addresses, backends, reasons."""
-    given = {name.replace("_", "-"): text for name, text in flags.items() if text is not None}
-    path = read_run_dir(given) / SOCKET_NAME
-    report = _ask(path, "/status", decode_report)
+    report = _ask(path := _find_socket(flags), "/status", decode_report)
     if report is None:
         shown = printable(str(path))
         raise click.ClickException(f"no daemon answers at {shown}: none is running here; {_START}")
@@ -282,12 +284,7 @@ def status(service: str, output: str, **flags: str | None) -> None:
 @cli.command()
 @click.argument("source", metavar="SRC[:PORT]")
 @click.argument("destination", metavar="VIP:PORT[/udp]")
-@click.option(
-    "--entering",
-    type=click.Choice([one.value for one in Entering]),
-    default=Entering.LINK.value,
-    help="by the link device, by another one, or sent by this machine",
-)
+@click.option("--entering", type=click.Choice(["link", "other", "local"]), default="link", help="by which device")
 @_settings()
 @_output
 @click.pass_obj
@@ -299,9 +296,8 @@ def trace(
         packet = parse_packet(source, destination, Entering(entering))
     except ValueError as error:
         raise click.UsageError(printable(str(error))) from None
-    given = {name.replace("_", "-"): text for name, text in flags.items() if text is not None}
     query = urlencode({"source": source, "destination": destination, "entering": entering})
-    found = _ask(read_run_dir(given) / SOCKET_NAME, f"/trace?{query}", decode_trace)
+    found = _ask(_find_socket(flags), f"/trace?{query}", decode_trace)
     if found is None:
         config = _read_config(flags)
         found = _report_failure(lambda: load().trace(config, packet))
@@ -349,5 +345,4 @@ def version(output: str) -> None:
     if output == "json":
         click.echo(json.dumps(facts, indent=2))
         return
-    for name, fact in facts.items():
-        click.echo(f"{name:8} {fact or 'unknown'}")
+    click.echo("\n".join(f"{name:8} {fact or 'unknown'}" for name, fact in facts.items()))
