@@ -2,6 +2,8 @@
 
 wake ──→ pass ──→ pause ──→ failed? ── backoff ──→ full pass
 hint ──→ full pass ──→ pause
+resync ──→ look at the world ──→ full pass ──→ pause
+              └─ cut off by a wake ──→ pass, and the resync once more a little later
 
 A pause is as long as the pass before it was, within limits: a lone event waits for nobody, and a storm of them is taken
 in gulps that leave half of the time to everybody else.
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from littlelb.control.reconciler import PassResult, Reconciler
+from littlelb.control.reconciler import Look, PassResult, Reconciler
 from littlelb.control.store import Store
 from littlelb.core.interfaces import Clock
 from littlelb.core.model import Frontend, Ip
@@ -32,6 +34,10 @@ class Timings:
     resync_interval: float = 60.0
     first_retry: float = 1.0
     last_retry: float = 30.0
+    cut_retry: float = 1.0
+    """After a resync that was cut off by an event."""
+    cuts: int = 10
+    """So many in a row; the next one is not cut off."""
     conflict_retry: float = 30.0
 
 
@@ -51,6 +57,9 @@ class Loop:
         self._timings = timings or Timings()
         self._woken = asyncio.Event()
         self._full = True
+        self._resync = False
+        self._retrying = False
+        self._cuts = 0
         self._next_full = 0.0
         self._retry_seconds = self._timings.first_retry
         self._conflicts: dict[Ip, float] = {}
@@ -137,16 +146,19 @@ class Loop:
             del self._conflicts[address]
             self._store.forget_conflict(address)
         lingering = self._reconciler.next_deadline
-        if self._next_full <= now or (lingering is not None and lingering <= now):
+        if lingering is not None and lingering <= now:
             self._full = True
+        elif self._next_full <= now:
+            self._full, self._resync = self._retrying, not self._retrying
 
     async def _one_pass(self) -> float:
         """Make a pass; the seconds to pause after it."""
-        full, self._full = self._full, False
         self._busy_since = began = self._clock.monotonic()
-        self._settled.clear()
         try:
-            result = await self._reconciler.run_pass(full=full)
+            seen = await self._look_unless_woken()
+            full, self._full, self._resync = self._full or seen is not None, False, False
+            self._settled.clear()
+            result = await self._reconciler.run_pass(full=full, seen=seen)
         finally:
             self._busy_since = None
             self._settled.set()
@@ -165,6 +177,28 @@ class Loop:
         took = self._clock.monotonic() - began
         return min(max(took, self._timings.min_pause), self._timings.max_pause)
 
+    async def _look_unless_woken(self) -> Look | None:
+        """At a resync, read the world without keeping an event waiting; None: this is none, or something happened."""
+        if self._full or not self._resync:
+            return None
+        if self._cuts >= self._timings.cuts:
+            self._full = True
+            return None
+        looking = asyncio.create_task(self._reconciler.look(), name="look at the world")
+        waking = asyncio.create_task(self._woken.wait(), name="wait for an event")
+        try:
+            await asyncio.wait((looking, waking), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            looking.cancel()
+            waking.cancel()
+            await asyncio.gather(looking, waking, return_exceptions=True)
+        if not self._woken.is_set():
+            return looking.result()
+        self._woken.clear()
+        self._cuts += 1
+        self._next_full = self._clock.monotonic() + self._timings.cut_retry
+        return None
+
     def _plan_next(self, report: PassReport, *, full: bool) -> None:
         """A failure shortens the way to the next full pass; each one in a row makes it longer again."""
         now = self._clock.monotonic()
@@ -176,9 +210,11 @@ class Loop:
                 self._retry_seconds = self._timings.first_retry
             self._retry_later()
         elif full:
+            self._cuts, self._retrying = 0, False
             self._next_full = now + self._timings.resync_interval
             self._retry_seconds = self._timings.first_retry
 
     def _retry_later(self) -> None:
+        self._retrying = True
         self._next_full = self._clock.monotonic() + self._retry_seconds
         self._retry_seconds = min(self._timings.last_retry, self._retry_seconds * 2)

@@ -38,6 +38,14 @@ class PassResult:
     """What should be, less what failed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What all targets observed, for the full pass that follows at once."""
+
+    observed: Observed
+    unread: Mapping[str, Failure]
+
+
 def keys_for(phase: Phase, touched: Touched | None) -> frozenset[Hashable] | None:
     """Which keys of a target may differ; None: all."""
     if touched is None:
@@ -94,13 +102,25 @@ class Reconciler:
         """Something that these addresses waited for has happened: the next pass tries them again."""
         self._again |= frozenset(addresses)
 
-    async def run_pass(self, *, full: bool) -> PassResult:
-        """Bring the world to what the store says it should be."""
+    async def look(self) -> Look:
+        """Read the whole world for a full pass that follows at once; may be cut off, for nothing is decided by it."""
+        outcome = Outcome()
+        observed = await self._observe(None, outcome)
+        return Look(observed, outcome.unread)
+
+    async def run_pass(self, *, full: bool, seen: Look | None = None) -> PassResult:
+        """Bring the world to what the store says it should be; `seen`: what a full pass need not read any more."""
         state = compute(self._store.snapshot(), None if full and self._decided is None else self._decided)
         state = self._with_another_look(state)
         touched = None if full else state.touched
         self._outcome = outcome = Outcome() if touched is None else self._outcome.left_for(touched)
-        result = await self._apply(state, outcome, full=touched is None)
+        started = self._clock.monotonic()
+        if seen is not None and touched is None:
+            outcome.unread.update(seen.unread)
+            observed = seen.observed
+        else:
+            observed = await self._observe(touched, outcome)
+        result = await self._apply(state, outcome, observed, started)
         self._decided = state
         self._tell_store(state, outcome.blocking, self._to_tell(state, touched))
         whole = touched is None or self._told is not None
@@ -129,13 +149,13 @@ class Reconciler:
     async def withdraw(self) -> PassResult:
         """Take away everything that bears our mark, in order; the addresses of draining flows stay until they end."""
         self._decided, self._told, self._removing = None, None, True
-        result = await self._apply(DesiredState(), Outcome(), full=True)
+        started, outcome = self._clock.monotonic(), Outcome()
+        result = await self._apply(DesiredState(), outcome, await self._observe(None, outcome), started)
         self._store.tell_grants(dict.fromkeys(list(self._store.grants)))
         return result
 
-    async def _apply(self, state: DesiredState, outcome: Outcome, *, full: bool) -> PassResult:
-        started, before = self._clock.monotonic(), self._shown
-        observed = await self._observe(state, outcome, full=full)
+    async def _apply(self, state: DesiredState, outcome: Outcome, observed: Observed, started: float) -> PassResult:
+        before = self._shown
         if self._removing:
             await self._tear_down(state, observed, outcome)
         state = await self._bring_up(state, observed, outcome)
@@ -152,11 +172,11 @@ class Reconciler:
         )
         return PassResult(report, before, state)
 
-    async def _observe(self, state: DesiredState, outcome: Outcome, *, full: bool) -> Observed:
+    async def _observe(self, touched: Touched | None, outcome: Outcome) -> Observed:
         """Read what is there; a target that cannot be read sits this pass out."""
         observed: Observed = {}
         for target in self._targets:
-            keys = None if full else keys_for(target.phase, state.touched)
+            keys = keys_for(target.phase, touched)
             if keys is None or keys:
                 seen = await observe(target, keys, outcome)
                 if seen is not None:

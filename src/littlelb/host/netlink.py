@@ -136,6 +136,9 @@ class Netlink:
             raise
         except NetlinkError as error:
             raise OSError(error.code, os.strerror(error.code)) from error
+        except asyncio.CancelledError:  # what is left of the answer would be read by the next one who asks
+            self._drop_route()
+            raise
         except OSError as error:  # of the socket itself, TimeoutError included: it is of no use any more
             self._drop_route()
             code = error.errno or errno.ETIMEDOUT

@@ -16,7 +16,7 @@ from littlelb.testing.clock import LoopClock, run_virtual
 from littlelb.testing.fake_target import FakeTarget
 from tests.worlds import HOST, STAND_ALONE, frontend, ip, service
 
-VIP = "203.0.113.7"
+VIP, OTHER = "203.0.113.7", "203.0.113.8"
 
 
 @dataclass
@@ -134,6 +134,76 @@ def test_the_world_is_read_again_at_every_resync() -> None:
         assert engine.address.full_observations - before == pytest.approx(10, abs=1)
 
     _run(scenario, Timings(resync_interval=60))
+
+
+def _slow_world(engine: Engine, seconds: float) -> None:
+    """Let reading the whole world take so long; what was last applied is known at once."""
+    look = engine.address.observe
+
+    async def observe(keys: frozenset[Any] | None) -> Mapping[Any, Any]:
+        if keys is None:
+            await asyncio.sleep(seconds)
+        return await look(keys)
+
+    engine.address.observe = observe  # type: ignore[method-assign]
+
+
+def test_an_event_does_not_wait_for_a_resync() -> None:
+    """It cuts the look at the world off; the resync is made up for a little later, and repairs."""
+
+    async def scenario(engine: Engine) -> None:
+        engine.list_all()
+        engine.store.services.upsert(service("web", VIP))
+        await asyncio.sleep(1)
+        _slow_world(engine, 0.5)
+        while engine.loop.stuck_for() < 0.1:  # the look of the resync
+            await asyncio.sleep(0.01)
+        engine.address.world.clear()
+        engine.passes.clear()
+        engine.store.services.upsert(service("other", OTHER))
+        await asyncio.sleep(0.01)
+        assert len(engine.passes) == 1
+        assert engine.address.world.keys() == {ip(OTHER)}
+        await asyncio.sleep(2)
+        assert engine.address.world.keys() == {ip(OTHER), ip(VIP)}
+
+    _run(scenario, Timings(resync_interval=5))
+
+
+def test_events_without_end_do_not_put_a_resync_off_for_ever() -> None:
+    """After some cuts in a row they wait."""
+
+    async def scenario(engine: Engine) -> None:
+        engine.list_all()
+        engine.store.services.upsert(service("web", VIP))
+        await asyncio.sleep(1)
+        _slow_world(engine, 0.5)
+        engine.address.world.clear()
+        for number in range(200):
+            engine.store.services.upsert(service("other", OTHER, [81 + number]))
+            await asyncio.sleep(0.1)
+        assert ip(VIP) in engine.address.world
+
+    _run(scenario, Timings(resync_interval=5))
+
+
+def test_a_retry_after_a_failure_is_not_cut_off() -> None:
+    """What failed comes before what is new: nothing is believed any more."""
+
+    async def scenario(engine: Engine) -> None:
+        engine.list_all()
+        engine.address.fails[ip(VIP)] = Failure("Failed", "no")
+        engine.store.services.upsert(service("web", VIP))
+        await asyncio.sleep(0.5)
+        engine.address.fails.clear()
+        _slow_world(engine, 0.5)
+        while engine.loop.stuck_for() < 0.1:
+            await asyncio.sleep(0.01)
+        engine.store.services.upsert(service("other", OTHER))
+        await asyncio.sleep(0.45)
+        assert ip(VIP) in engine.address.world
+
+    _run(scenario, Timings(resync_interval=5))
 
 
 def test_a_hint_makes_the_next_pass_a_full_one() -> None:
