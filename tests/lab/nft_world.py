@@ -11,12 +11,15 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from littlelb.core.model import Backend, Forward, Frontend, Ip, Plane, Protocol
 from littlelb.core.plan import diff
+from littlelb.dataplane.netfilter.conntrack.probe import Support
+from littlelb.dataplane.nft.flows.flows import Flows, Sockets
 from littlelb.dataplane.nft.plane import NftPlane, NftSettings
 from littlelb.testing.lan import Lan, backend_address, vip
 from littlelb.testing.netns import Namespace
@@ -143,14 +146,20 @@ class World:
 class Keeper:
     """The loop, reduced to FORWARD: what is wanted is applied, and again after a hint."""
 
-    def __init__(self) -> None:
+    def __init__(self, support: Support | None = None) -> None:
         self.hints = 0
         self.leave = False
         """Keep the table at the end."""
         self.wanted: dict[Frontend, Forward] = {}
         self._hint = asyncio.Event()
         self._lock = asyncio.Lock()
-        self.plane = NftPlane(NftSettings("eth0"), self._hear)
+        self.plane = NftPlane(NftSettings("eth0"), self._hear, partial(Sockets, support))
+
+    @property
+    def flows(self) -> Flows:
+        """The plane's."""
+        assert self.plane._flows is not None
+        return self.plane._flows
 
     def _hear(self) -> None:
         self.hints += 1

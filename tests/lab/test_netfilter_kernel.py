@@ -156,6 +156,22 @@ def test_counters(box: Box) -> None:
     assert "203.0.113.9 counter packets 5 bytes 320 : goto c" in box.listed("map", "counted")
 
 
+def test_some_elements_are_read_by_themselves(box: Box) -> None:
+    """With what they count; one that is not there is a refusal, and spoils nothing for the next list."""
+    packed = [IPv4Address(f"203.0.113.{number}").packed for number in range(200)]
+    elements = [Element(key, sets.goto("c"), counter=(key[3], 1)) for key in packed]
+    box.socket.commit(sets.add_elements(inet("counted"), elements[:-1]))
+    read = box.socket.get_elements(inet("counted"), elements[50:150])
+    assert sorted(read, key=lambda element: element.key) == elements[50:150]
+    with pytest.raises(KernelRefusal) as caught:
+        box.socket.get_elements(inet("counted"), elements[-2:])
+    assert caught.value.code == errno.ENOENT
+    assert len(box.read("counted")) == 199
+    box.nft("add element inet ll ranges { 203.0.113.7 . 80 . 198.51.100.0/25 }")
+    (interval,) = box.read("ranges")
+    assert box.socket.get_elements(inet("ranges"), [interval]) == [interval]
+
+
 def test_timeouts(box: Box) -> None:
     """An element that ends by itself says how long it lives and what is left of it."""
     box.socket.commit(sets.add_elements(inet("timed"), [Element(IPv4Address("203.0.113.7").packed, timeout=60_000)]))

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 from littlelb.core.model import Forward, Frontend, Ip
-from tests.lab.nft_world import SECONDS, UDP, VIP4, VIP6, Keeper, World, backends, forward, frontend, until
+from littlelb.dataplane.netfilter.conntrack.probe import Support
+from tests.lab.nft_world import SECONDS, TCP, UDP, VIP4, VIP6, Keeper, World, backends, forward, frontend, until
 
 pytestmark = pytest.mark.lab
 
@@ -73,6 +75,12 @@ def datagrams(world: World, asked: Frontend) -> Iterator[Callable[[], str]]:
                 return DEAF
 
         yield ask
+
+
+@pytest.fixture(params=["probed", "listed"])
+def way(request: pytest.FixtureRequest) -> Support | None:
+    """How conntrack is asked to forget: as this kernel can, or by a list and a deletion for each flow."""
+    return Support() if request.param == "listed" else None
 
 
 def name(number: int, vip: Ip) -> str:
@@ -152,8 +160,8 @@ def test_a_frontend_that_goes_ends_its_connections(world: World, vip: Ip) -> Non
 
 
 @FAMILIES
-def test_datagrams_leave_a_removed_backend_at_once(world: World, vip: Ip) -> None:
-    """A flow that goes on sending is with the other backend by its next datagram."""
+def test_datagrams_leave_a_removed_backend_at_once(world: World, vip: Ip, way: Support | None) -> None:
+    """A flow that goes on sending is with the other backend by its next datagram, however conntrack is asked."""
 
     async def script(keeper: Keeper) -> None:
         one = frontend(vip, UDP)
@@ -163,11 +171,11 @@ def test_datagrams_leave_a_removed_backend_at_once(world: World, vip: Ip) -> Non
             await keeper.change({one: to(12, vip=vip)})
             assert await until(lambda: ask() == name(12, vip)) < 1
 
-    world.play(script)
+    world.play(script, support=way)
 
 
 @FAMILIES
-def test_datagrams_from_before_a_frontend_find_it(world: World, vip: Ip) -> None:
+def test_datagrams_from_before_a_frontend_find_it(world: World, vip: Ip, way: Support | None) -> None:
     """They were not translated, and would never be, as long as the client goes on sending."""
 
     async def script(keeper: Keeper) -> None:
@@ -181,7 +189,7 @@ def test_datagrams_from_before_a_frontend_find_it(world: World, vip: Ip) -> None
             await keeper.change({one: rule, other: rule})
             assert await until(lambda: ask() == name(11, vip)) < 1
 
-    world.play(script)
+    world.play(script, support=way)
 
 
 def test_hundreds_of_flows_are_cut_in_one_go(world: World) -> None:
@@ -241,6 +249,154 @@ def test_a_withdrawal_resets_who_speaks(world: World, vip: Ip) -> None:
 
     with ExitStack() as stack:
         world.play(script)
+
+
+@FAMILIES
+def test_a_drain_waits_for_connections_to_end(world: World, vip: Ip) -> None:
+    """And tells how many are left when its time is up."""
+
+    async def script(keeper: Keeper) -> None:
+        one = frontend(vip)
+        await keeper.serve({one: to(11, vip=vip)})
+        with world.connection(one):
+            assert await keeper.plane.drain(0.2) == 1
+        assert await keeper.plane.drain(SECONDS) == 0
+
+    world.play(script)
+
+
+@FAMILIES
+def test_both_ends_of_connections_to_this_machine_are_reset(world: World, vip: Ip) -> None:
+    """A backend on the balancer itself (a pod on the host's network): client and server each at their next packet."""
+    own = backends(2, version=vip.version, port=8081)[0]
+
+    async def script(keeper: Keeper) -> None:
+        one = frontend(vip)
+        await keeper.serve({one: forward(own)})
+        pairs = [stack.enter_context(local_connection(world, server, one)) for _ in range(2)]
+        await keeper.change({})
+        await until(lambda: chains(world))
+        assert talk(pairs[0][0]) == RESET
+        assert talk(pairs[1][1]) == RESET
+
+    with ExitStack() as stack:
+        family = socket.AF_INET if vip.version == 4 else socket.AF_INET6
+        server = stack.enter_context(world.box.socket(family, socket.SOCK_STREAM))
+        server.bind((str(own.address), own.port))
+        server.listen()
+        world.play(script)
+
+
+@contextmanager
+def local_connection(
+    world: World, server: socket.socket, one: Frontend
+) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A connection from the client to a server on the balancer: both its ends."""
+    address = str(one.address), one.port
+    with world.lan.client.call(lambda: socket.create_connection(address, timeout=SECONDS)) as client:
+        accepted, _ = server.accept()
+        with accepted:
+            yield client, accepted
+
+
+@FAMILIES
+def test_a_client_on_this_machine_is_reset(world: World, vip: Ip) -> None:
+    """Its packets pass neither the hook of forwarded ones nor, on their way out, that of incoming ones."""
+
+    async def script(keeper: Keeper) -> None:
+        one = frontend(vip)
+        await keeper.serve({one: to(11, vip=vip)})
+        address = str(one.address), one.port
+        with world.box.call(lambda: socket.create_connection(address, timeout=SECONDS)) as sock:
+            assert sock.recv(200)
+            await keeper.change({})
+            await until(lambda: chains(world))
+            assert talk(sock) == RESET
+
+    world.play(script)
+
+
+@FAMILIES
+def test_what_flows_is_counted(world: World, vip: Ip) -> None:
+    """Connections to the last one, through changes of slots; flows that drain are shown with their backend."""
+
+    async def script(keeper: Keeper) -> None:
+        one, other = frontend(vip), frontend(vip, UDP)
+        await keeper.serve({one: to(11, 12, vip=vip), other: to(11, vip=vip)})
+        flows = keeper.flows
+        with world.connection(one) as sock:
+            heard = world.hear(one, times=20)
+            await keeper.change({one: to(12, vip=vip), other: to(11, vip=vip)})
+            world.hear(one, times=5)
+            world.hear(other, times=3)
+            sock.sendall(bytes(1000))
+            await flows.count()
+            total = flows.counters[one].total
+            assert (total.connections, total.active) == (sum(heard.values()) + 6, 1)
+            assert flows.counters[other].total.connections == 3
+            assert total.bytes_in is not None
+            assert total.bytes_in > 1000 + 26 * 4 * 40
+            draining = {key: b.active for key, b in flows.counters[one].backends.items() if b.active}
+            assert sum(draining.values()) == 1
+        await flows.count()
+        again = flows.counters[one].total
+        assert again.connections == total.connections
+        assert (again.bytes_in or 0) >= total.bytes_in
+
+    world.box.sysctl("net.netfilter.nf_conntrack_acct", "1")
+    world.play(script)
+
+
+class Stream(threading.Thread):
+    """Asks over one socket every two milliseconds, and waits for each answer; counts those that do not come."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__()
+        self._sock = sock
+        self._over = threading.Event()
+        self.answers = self.lost = 0
+
+    def run(self) -> None:
+        self._sock.settimeout(1)
+        while not self._over.wait(0.002):
+            try:
+                self._sock.sendall(b"?")
+                self.answers += bool(self._sock.recv(200))
+            except OSError:
+                self.lost += 1
+
+    def end(self) -> None:
+        """Stop asking."""
+        self._over.set()
+        self.join()
+
+
+@FAMILIES
+def test_flows_go_on_while_daemons_and_skeletons_come_and_go(world: World, vip: Ip) -> None:
+    """Adoption by the next daemon, and an upgrade of the skeleton: not one packet of TCP or UDP goes astray."""
+    rules = {frontend(vip, protocol): to(11, 12, vip=vip) for protocol in (TCP, UDP)}
+    streams: list[Stream] = []
+
+    async def first(keeper: Keeper) -> None:
+        keeper.leave = True
+        await keeper.serve(rules)
+
+    async def last(keeper: Keeper) -> None:
+        await keeper.serve(rules)
+        await until(lambda: all(stream.answers > 100 for stream in streams))
+        for stream in streams:
+            stream.end()
+
+    world.play(first)
+    with world.connection(frontend(vip)) as sock, world.lan.client.socket(sock.family, socket.SOCK_DGRAM) as datagram:
+        datagram.connect((str(vip), 80))
+        streams += [Stream(sock), Stream(datagram)]
+        for stream in streams:
+            stream.start()
+        world.play(first)
+        world.box.run(["nft", "flush set inet littlelb layout; add element inet littlelb layout { 99 }"])
+        world.play(last)
+        assert [stream.lost for stream in streams] == [0, 0]
 
 
 def talk_until_reset(sock: socket.socket) -> str:

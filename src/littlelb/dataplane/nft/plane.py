@@ -37,7 +37,7 @@ from littlelb.dataplane.nft.elements.transaction import compute_transaction
 from littlelb.dataplane.nft.elements.transitions import guess_forward
 from littlelb.dataplane.nft.flows.accounting import Meter
 from littlelb.dataplane.nft.flows.endings import Endings
-from littlelb.dataplane.nft.flows.flows import Flows, Sockets
+from littlelb.dataplane.nft.flows.flows import Flows, Sockets, World, forget_all
 from littlelb.dataplane.nft.kernel import Kernel
 from littlelb.dataplane.nft.watch import Watch
 
@@ -61,10 +61,16 @@ class NftSettings:
 class NftPlane:
     """Keeps frontends served by the kernel."""
 
-    def __init__(self, settings: NftSettings, on_change: Callable[[], None]) -> None:
-        """Do nothing yet; `on_change` asks the loop for a full pass because something changed by itself."""
+    def __init__(
+        self, settings: NftSettings, on_change: Callable[[], None], connect: Callable[[], World] = Sockets
+    ) -> None:
+        """Do nothing yet; `on_change` asks the loop for a full pass because something changed by itself.
+
+        `connect` opens what flows are seen and cut by.
+        """
         self._settings = settings
         self._on_change = on_change
+        self._connect = connect
         self._ledger = Ledger()
         self._anchor = Anchor(f"littlelb-anchor-{os.getpid()}")
         self._watch: Watch | None = None
@@ -109,7 +115,7 @@ class NftPlane:
             self._meter.turn_on()
         else:
             self._meter.restore()
-        return Flows(Endings(kernel, self._lock), Sockets(), self._serves, octets=self._meter.is_on)
+        return Flows(Endings(kernel, self._lock), self._connect(), self._serves, octets=self._meter.is_on)
 
     def _serves(self, frontend: Frontend) -> bool:
         """Do we have this frontend, with backends or without? Before the first look at the kernel, say so of all."""
@@ -233,9 +239,12 @@ class NftPlane:
         """Take the table away, without a `start`; was there one? Raises Transient, Permanent."""
         with NfSocket() as opened:
             kernel = Kernel(opened)
-            if not dry_run:
-                self._meter.restore()
-            return kernel.remove(dry_run=dry_run)
+            there = kernel.remove(dry_run=dry_run)
+        if not dry_run:
+            self._meter.restore()
+        if there and not dry_run:
+            await forget_all(self._connect)
+        return there
 
     async def stop(self, *, keep: bool) -> None:
         """Leave table and flows to the next daemon, or end both."""

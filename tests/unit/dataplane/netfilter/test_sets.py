@@ -105,6 +105,13 @@ def test_nothing_to_delete_is_no_request() -> None:
     assert sets.flush_elements(SLOTS).kind == Kind.DELSETELEM
 
 
+def test_some_elements_are_asked_for_by_their_keys() -> None:
+    """Values and counters are for the kernel to say."""
+    (request,) = sets.get_elements(SLOTS, [Element(b"\1" * 16, b"\2" * 8, counter=(3, 4)), Element(b"\3" * 16)])
+    assert (request.kind, request.flags) == (Kind.GETSETELEM, 0)
+    assert parse_elements(request.attributes) == [Element(b"\1" * 16), Element(b"\3" * 16)]
+
+
 def test_verdicts_without_a_chain() -> None:
     """Accept, drop and return name no chain."""
     for code in (VerdictCode.ACCEPT, VerdictCode.DROP, VerdictCode.RETURN):

@@ -251,6 +251,15 @@ class Flows:
         self._world.close()
 
 
+async def forget_all(connect: Callable[[], World]) -> None:
+    """Cut every flow that bears our mark, without a plane. Raises Transient, Permanent."""
+    world = connect()
+    try:
+        await world.conntrack.delete([OURS])
+    finally:
+        world.close()
+
+
 def enter_turn(drains: Drains, turn: Turn, now: float) -> None:
     """Let deadlines follow from a transaction."""
     for removal in turn.removals:

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from littlelb.core.model import Forward, Frontend
 from littlelb.dataplane.nft.flows.drains import ENDING_SECONDS
 from littlelb.dataplane.nft.flows.endings import Endings
-from littlelb.dataplane.nft.flows.flows import FAREWELL_SECONDS, Flows
+from littlelb.dataplane.nft.flows.flows import FAREWELL_SECONDS, Flows, forget_all
 from littlelb.testing.clock import run_virtual
 from tests.unit.dataplane.nft.flows.double import FakeWorld
 from tests.unit.dataplane.nft.flows.test_connections import slots
@@ -213,6 +213,15 @@ def test_a_drain_waits_for_the_last_flow() -> None:
         assert await stage.flows.drain(0) == 1
 
     play(script)
+
+
+async def test_without_a_plane_everything_of_ours_is_cut() -> None:
+    """As for a clean-up: others' flows stay, and the sockets are closed."""
+    world, theirs = FakeWorld(), flow(course(WEB, 9), mark=0)
+    world.conntrack.table = [flow(course(WEB, 1)), theirs]
+    await forget_all(lambda: world)
+    assert world.conntrack.table == [theirs]
+    assert world.closed
 
 
 def test_at_the_end_everything_of_ours_is_cut() -> None:
