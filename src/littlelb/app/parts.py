@@ -274,7 +274,7 @@ async def build_parts(config: Config, clock: SystemClock, netlink: Netlink) -> P
     address = AddressTarget(netlink, LanProber(), wires.look_again)
     announce = AnnounceTarget()
     reconciler = Reconciler(store, [], clock)
-    reactions = Reactions(partial(_tell_host, store, servers), wires.hint, announce.forget, address.expects)
+    reactions = Reactions(partial(_tell_host, store, servers, planes), wires.hint, announce.forget, address.expects)
     state_file = StateFile(config.state_dir)
     stored = state_file.read()
     if stored is not None:
@@ -301,7 +301,8 @@ async def build_parts(config: Config, clock: SystemClock, netlink: Netlink) -> P
     return parts
 
 
-def _tell_host(store: Store, servers: frozenset[Ip], facts: HostFacts) -> None:
+def _tell_host(store: Store, servers: frozenset[Ip], planes: Planes, facts: HostFacts) -> None:
+    planes.road.forget()
     store.tell_host(replace(facts, api_servers=servers))
 
 

@@ -66,6 +66,10 @@ class Road(Carrier, Protocol):
         """Let clients find the addresses."""
         ...
 
+    def forget(self) -> None:
+        """Routes have changed."""
+        ...
+
     async def restore(self) -> None:
         """Put back what was switched on."""
         ...

@@ -83,6 +83,7 @@ class Ways:
         self.find_owners: FindOwners = _nobody
         """Which of these ports processes of this host wait on now, and which process."""
         self._routes: RouteTable | None = None
+        self._present: frozenset[str] = frozenset()
         self._leads: dict[Ip, frozenset[str]] = {}
         """Backend → devices."""
         self._states: dict[tuple[str, Family], ForwardingFinding] = {}
@@ -96,6 +97,10 @@ class Ways:
         for restored in await self._forwarding.restore():
             if restored.reason:
                 log.warning("forwarding.left", setting=restored.key, reason=restored.reason)
+
+    def forget(self) -> None:
+        """Routes have changed: read them again before the next way is looked for."""
+        self._routes = None
 
     async def observe(self, keys: frozenset[Frontend] | None) -> Mapping[Frontend, Forward]:
         """Return what the kernel plane carries; a look at the world sees to it that the ways are still open."""
@@ -133,6 +138,7 @@ class Ways:
             self._routes = RouteTable(await self._tables.read_links(), await self._tables.read_routes())
         except OSError as error:
             raise Transient(f"the routes to the backends cannot be read: {error.strerror}") from error
+        self._present = self._routes.names
         return self._routes
 
     async def _open(self, forwards: Iterable[Forward]) -> None:

@@ -94,6 +94,9 @@ class Kernel(FakeTarget[Frontend, Forward]):
     async def prepare(self) -> None:
         self.ways.append("prepared")
 
+    def forget(self) -> None:
+        self.ways.append("forgotten")
+
     async def restore(self) -> None:
         self.ways.append("restored")
 

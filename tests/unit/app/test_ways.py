@@ -106,6 +106,15 @@ async def test_a_way_that_stays_closed_is_said_with_the_remedy(stage: Stage) -> 
     assert await stage.ways.apply(Changes({SIX: forward("2001:db8:1::1")})) == {}
 
 
+async def test_routes_that_changed_are_read_again(stage: Stage) -> None:
+    """A new backend is looked for in the routes of now."""
+    await stage.ways.apply(Changes({WEB: forward("10.1.0.1")}))
+    stage.machine.routes.append(route("10.2.0.0/16", ETH2))
+    stage.ways.forget()
+    await stage.ways.apply(Changes(change={WEB: forward("10.2.0.1")}))
+    assert stage.forwarding() == ["eth0", "eth1", "eth2"]
+
+
 async def test_a_backend_without_a_route_is_left_to_the_kernel(stage: Stage) -> None:
     """No device, nothing to switch on; when a route comes, a look finds it."""
     stage.machine.routes = [route("192.0.2.0/24", ETH0)]
