@@ -17,6 +17,7 @@ import msgspec
 from littlelb.app.clock import SystemClock
 from littlelb.app.commands import judges
 from littlelb.app.sources import ApiParts, ApiServer, Folder, connect
+from littlelb.app.ways import RECORD
 from littlelb.config import Config, Plane
 from littlelb.control.store import Store
 from littlelb.core.errors import ConfigError, Transient, WorldError
@@ -24,11 +25,13 @@ from littlelb.core.model import HostFacts, Service, ServiceType
 from littlelb.core.serving.nodes import select_nodes
 from littlelb.core.shown.findings import Finding, Level
 from littlelb.core.state import PrefixMode
+from littlelb.dataplane.netfilter.conntrack.limits import read_pressure, read_setting
 from littlelb.dataplane.nft.runner import probe
 from littlelb.host.facts import read_host_facts
+from littlelb.host.forwarding.switch import Forwarding
 from littlelb.host.instance import read_holder
 from littlelb.host.netlink import Netlink
-from littlelb.host.sysctl import find_obstacles
+from littlelb.host.sysctl import find_obstacles, read_sysctl
 from littlelb.kube.client import FIELD_MANAGER, SERVICES, NotFound, Reference, Resource
 from littlelb.kube.ownership import owners
 
@@ -42,7 +45,7 @@ SAMPLE = 50
 async def check(config: Config) -> list[Finding]:
     """Look at everything; raises nothing that a finding can say."""
     found = [*_judge_process(), *_judge_files(config), *await _judge_planes(config)]
-    found += [*await _judge_firewall(), *await _judge_host(config)]
+    found += [*await _judge_firewall(pipe_only=config.plane is Plane.PIPE), *await _judge_host(config)]
     if config.kubernetes:
         return found + await _judge_cluster(config)
     return found + await _judge_folder(config)
@@ -91,12 +94,12 @@ def is_writable(path: Path) -> bool:
     return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
 
 
-async def _judge_firewall() -> list[Finding]:
+async def _judge_firewall(*, pipe_only: bool) -> list[Finding]:
     legacy = _read_text(Path("/proc/net/ip_tables_names"))
-    return [*await _judge_nft(), *judges.judge_legacy_tables(legacy)]
+    return [*await _judge_nft(pipe_only=pipe_only), *judges.judge_legacy_tables(legacy)]
 
 
-async def _judge_nft() -> list[Finding]:
+async def _judge_nft(*, pipe_only: bool) -> list[Finding]:
     """Look by `nft -j list chains`, which only reads."""
     program = shutil.which("nft")
     if program is None:
@@ -114,7 +117,7 @@ async def _judge_nft() -> list[Finding]:
     if process.returncode:
         first = complained.decode(errors="replace").strip().splitlines()[:1]
         return judges.judge_unseen_firewall(*first or [f"nft ended with {process.returncode}"])
-    return judges.judge_chains(json.loads(said or b"{}"))
+    return judges.judge_chains(json.loads(said or b"{}"), pipe_only=pipe_only)
 
 
 def _read_text(path: Path) -> str:
@@ -125,12 +128,30 @@ def _read_text(path: Path) -> str:
 
 
 async def _judge_host(config: Config) -> list[Finding]:
-    obstacles = find_obstacles(config.linkdevice, link_prefix=config.prefix is PrefixMode.LINK)
+    device = config.linkdevice
+    obstacles = find_obstacles(device, link_prefix=config.prefix is PrefixMode.LINK)
+    filters = [f"net/ipv4/conf/{name}/rp_filter" for name in (device, "all")]
+    obstacles += judges.judge_reverse_path(device, {key: read_sysctl(key) for key in filters})
+    if config.plane is not Plane.PIPE:
+        obstacles += _judge_tracking()
     try:
         async with Netlink() as netlink:
-            return [*judges.judge_device(await read_host_facts(netlink, config.linkdevice)), *obstacles]
+            host = await read_host_facts(netlink, device)
+            found = [*judges.judge_device(host), *obstacles]
+            if host.present and config.plane is not Plane.PIPE:
+                seen = await Forwarding(netlink, config.run_dir / RECORD).read([device])
+                found += judges.judge_forwarding(host, seen)
+            return found
     except WorldError as error:
         return [Finding(level=Level.ERROR, subject=f"device {config.linkdevice}", message=str(error)), *obstacles]
+
+
+def _judge_tracking() -> list[Finding]:
+    pressure, accounting = read_pressure(), read_setting("nf_conntrack_acct")
+    counted = None if accounting is None else accounting == "1"
+    if pressure is None:
+        return judges.judge_tracking(None, None, counted=counted)
+    return judges.judge_tracking(pressure.flows, pressure.limit, counted=counted)
 
 
 async def _judge_folder(config: Config) -> list[Finding]:

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from littlelb.core.model import HostFacts, Plane
+from littlelb.core.model import Family, HostFacts, Plane
 from littlelb.core.serving.planes import order_planes
 from littlelb.core.shown.findings import Finding, Level
+from littlelb.dataplane.nft.ruleset import TABLE
+from littlelb.host.forwarding.switch import ForwardingFinding
 
 CAPABILITIES: Mapping[str, tuple[int, Level, str]] = {
     "CAP_NET_ADMIN": (12, Level.ERROR, "no address can be put on a device"),
@@ -23,6 +25,27 @@ FEW_DESCRIPTORS = 65_536
 TOO_FEW_DESCRIPTORS = 1024
 OLDEST_KERNEL = (4, 18)
 """IFA_RT_PRIORITY, by which addresses are marked where there is no IFA_PROTO yet."""
+EFFECTS: Mapping[str, tuple[str, str]] = {
+    "forward": (
+        "only what one of its rules accepts goes on to the backends of the kernel plane",
+        "accept there what is translated for us: `ct status dnat accept`",
+    ),
+    "input": (
+        "only what one of its rules accepts reaches Services on the pipe plane",
+        "accept the Services' addresses and ports there",
+    ),
+    "output": (
+        "only what one of its rules accepts leaves for the backends of the pipe plane",
+        "accept the backends' addresses and ports there",
+    ),
+}
+"""Hook → what its policy drop does to us, and what helps."""
+_OWNERS: Mapping[str, str] = {
+    "firewalld": " (firewalld's: `firewall-cmd` changes it)",
+    "FORWARD": " (iptables', Docker's perhaps: the chain DOCKER-USER is for rules of yours)",
+}
+FULL_SHARE = 0.8
+"""From so full a table on a burst may fill it."""
 PROTO_KERNEL = (5, 18)
 """IFA_PROTO, by which addresses are marked."""
 
@@ -114,31 +137,73 @@ def judge_planes(asked: str, no_nft: str) -> list[Finding]:
     return [Finding(level=level, subject=subject, message=message, remedy=remedy)]
 
 
-def judge_chains(ruleset: Mapping[str, Any]) -> list[Finding]:
+def judge_chains(ruleset: Mapping[str, Any], *, pipe_only: bool = False) -> list[Finding]:
     """Judge what `nft -j list chains` says: base chains that drop what no rule of theirs accepts.
 
-    Traffic through the pipe is local: it enters by input and leaves by output, and forward is not on its way.
+    The kernel plane's packets are forwarded. Traffic through the pipe is local: it enters by input and leaves by
+    output. No verdict of ours saves a packet from a later chain that drops it.
     """
-    dropping = [
-        (chain["hook"], f"{chain['family']} {chain['table']} {chain['name']}")
-        for entry in ruleset.get("nftables", ())
-        if (chain := entry.get("chain")) is not None and chain.get("policy") == "drop"
-    ]
-    effects = {
-        "input": "only what one of its rules accepts reaches the Services",
-        "output": "only what one of its rules accepts leaves for the backends",
-    }
-    found = [
-        Finding(
-            level=Level.WARN,
-            subject=f"firewall, chain {name}",
-            message=f"policy drop: {effects[hook]}",
-            remedy=f"accept the Services' addresses and ports there: `nft list chain {name}` shows what is accepted",
+    found = []
+    for entry in ruleset.get("nftables", ()):
+        chain = entry.get("chain") or {}
+        if chain.get("policy") != "drop" or chain.get("hook") not in EFFECTS or chain.get("table") == TABLE:
+            continue
+        if pipe_only and chain["hook"] == "forward":
+            continue
+        effect, remedy = EFFECTS[chain["hook"]]
+        name = f"{chain['family']} {chain['table']} {chain['name']}"
+        owner = _OWNERS.get(chain["table"], "") or _OWNERS.get(chain["name"], "")
+        found.append(
+            Finding(
+                level=Level.WARN,
+                subject=f"firewall, chain {name}",
+                message=f"hook {chain['hook']}, priority {chain.get('prio', '?')}, policy drop{owner}: {effect}",
+                remedy=f"{remedy}; `nft list chain {name}` shows what is accepted",
+            )
         )
-        for hook, name in dropping
-        if hook in effects
-    ]
     return found or [_well("firewall (nft)", "no chain drops what no rule accepts")]
+
+
+def judge_tracking(flows: int | None, limit: int | None, *, counted: bool | None) -> list[Finding]:
+    """Judge the connection tracking table of the kernel plane: None where it cannot be read, as before its first use.
+
+    `counted`: nf_conntrack_acct, by which packets and bytes are counted.
+    """
+    subject = "connection tracking"
+    if flows is None or limit is None:
+        return [_well(subject, "not in use yet: the kernel loads it with the first rule that needs it")]
+    how = "" if counted is None else f"; packets and bytes are {'' if counted else 'not '}counted (nf_conntrack_acct)"
+    message = f"{flows} of {limit} entries{how}"
+    if flows < FULL_SHARE * limit:
+        return [_well(subject, message)]
+    effect = "when it is full, new connections of everybody on this machine are dropped"
+    remedy = f"sysctl -w net.netfilter.nf_conntrack_max={2 * limit}, outside of any container"
+    return [Finding(level=Level.WARN, subject=subject, message=f"{message}: {effect}", remedy=remedy)]
+
+
+def judge_forwarding(host: HostFacts, findings: Iterable[ForwardingFinding]) -> list[Finding]:
+    """Judge whether the kernel forwards what enters by the link device; IPv4 is switched on by `run` itself."""
+    found = []
+    for one in findings:
+        subject = f"forwarding of {one.family} ({one.device})"
+        if one.forwards:
+            found.append(_well(subject, one.message or "on"))
+        elif one.family is Family.IPV4:
+            found.append(_well(subject, "off; a run switches it on, and cleanup back"))
+        elif any(address.version == 6 for address in host.own):
+            message = f"{one.message}: IPv6 Services on the kernel plane are not reached"
+            found.append(Finding(level=Level.WARN, subject=subject, message=message, remedy=one.remedy))
+    return found
+
+
+def judge_reverse_path(device: str, values: Mapping[str, str | None]) -> list[Finding]:
+    """Judge rp_filter of the device and of `all` (the larger one counts): 1 drops what would be answered elsewhere."""
+    numbers = {key: int(value) for key, value in values.items() if value is not None}
+    if max(numbers.values(), default=0) != 1:
+        return []
+    message = f"rp_filter is strict on {device}: clients to whom another device leads are dropped unseen"
+    remedy = f"if clients come that way: sysctl -w net.ipv4.conf.{device}.rp_filter=2"
+    return [Finding(level=Level.WARN, subject="rp_filter", message=message, remedy=remedy)]
 
 
 def judge_unseen_firewall(reason: str) -> list[Finding]:
@@ -152,7 +217,7 @@ def judge_legacy_tables(tables: str) -> list[Finding]:
     if "filter" not in tables.split():
         return []
     message = "the older iptables has a filter table, which nft does not show"
-    remedy = "look whether its chains drop: `iptables-legacy -S INPUT`; moving it to nft ends the doubt"
+    remedy = "look whether its chains drop: `iptables-legacy -S`, INPUT and FORWARD; moving it to nft ends the doubt"
     return [Finding(level=Level.WARN, subject="firewall (iptables-legacy)", message=message, remedy=remedy)]
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from littlelb.app.commands import judges
-from littlelb.core.model import HostFacts
+from littlelb.core.model import Family, HostFacts
 from littlelb.core.shown.findings import Finding, Level
+from littlelb.host.forwarding.switch import ForwardingFinding, State
 
 ALL = (1 << 12) | (1 << 10) | (1 << 13)
 WELL = HostFacts("eth0", own=(ip_address("192.0.2.2"),))
@@ -110,7 +111,55 @@ def chain(hook: str, policy: str = "drop", **more: Any) -> dict[str, Any]:
 )
 def test_chains(entries: list[dict[str, Any]], expected: list[Level]) -> None:
     """Only base chains on the way of local traffic that drop what nobody accepts stand in the way."""
-    assert levels(judges.judge_chains({"nftables": entries})) == expected
+    assert levels(judges.judge_chains({"nftables": entries}, pipe_only=True)) == expected
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "said"),
+    [
+        ("firewalld", "filter_FORWARD", "firewalld's"),
+        ("filter", "FORWARD", "DOCKER-USER"),
+        ("mine", "eat", "hook forward, priority 0, policy drop: only"),
+    ],
+)
+def test_a_forward_chain_that_drops(table: str, name: str, said: str) -> None:
+    """It is named with hook and priority, whose it is, and what to accept; a chain of ours is none of others'."""
+    chain = {"family": "inet", "table": table, "name": name, "hook": "forward", "prio": 0, "policy": "drop"}
+    (found,) = judges.judge_chains({"nftables": [{"chain": chain}, {"chain": chain | {"table": "littlelb"}}]})
+    assert (found.level, found.subject) == (Level.WARN, f"firewall, chain inet {table} {name}")
+    assert said in found.message
+    assert "ct status dnat accept" in found.remedy
+
+
+def test_connection_tracking() -> None:
+    """Near its limit it is a warning with the remedy; before its first use there is nothing to read."""
+    (full,) = judges.judge_tracking(850, 1000, counted=True)
+    assert (full.level, "nf_conntrack_max=2000" in full.remedy) == (Level.WARN, True)
+    (fine,) = judges.judge_tracking(1, 1000, counted=False)
+    assert (fine.level, "packets and bytes are not counted" in fine.message) == (Level.OK, True)
+    assert judges.judge_tracking(1, 1000, counted=None)[0].message == "1 of 1000 entries"
+    assert levels(judges.judge_tracking(None, None, counted=None)) == [Level.OK]
+
+
+def test_forwarding() -> None:
+    """IPv4 that is off is switched on by a run; IPv6 is its owner's to do, where there is IPv6 at all."""
+    off = State.OFF
+    four = ForwardingFinding("eth0", Family.IPV4, off, "off")
+    six = ForwardingFinding("eth0", Family.IPV6, off, "all.forwarding is 0", "sysctl -w …")
+    on = ForwardingFinding("eth0", Family.IPV6, State.ON, "on")
+    dual = HostFacts("eth0", own=(ip_address("2001:db8::2"),))
+    assert levels(judges.judge_forwarding(dual, [four, six, on])) == [Level.OK, Level.WARN, Level.OK]
+    assert judges.judge_forwarding(dual, [six])[0].remedy == "sysctl -w …"
+    assert judges.judge_forwarding(HostFacts("eth0"), [six]) == []
+
+
+@pytest.mark.parametrize(
+    ("device", "every", "expected"),
+    [("1", "0", [Level.WARN]), ("0", "1", [Level.WARN]), ("2", "1", []), ("0", None, []), (None, None, [])],
+)
+def test_strict_reverse_path(device: str | None, every: str | None, expected: list[Level]) -> None:
+    """The larger one counts; only 1 is strict."""
+    assert levels(judges.judge_reverse_path("eth0", {"eth0": device, "all": every})) == expected
 
 
 def test_an_empty_answer_of_nft_is_no_chain() -> None:
