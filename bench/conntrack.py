@@ -1,6 +1,6 @@
 """What it costs to cut the flows of a backend, and to add up all flows by frontend and backend.
 
-    sudo python -m bench.conntrack        20,000 and 50,000 flows, half a minute
+    sudo python -m bench.conntrack        20,000 and 50,000 flows, a minute
 
 One network namespace without traffic, whose conntrack table is filled by hand with TCP flows from 10 frontends to 10
 backends, accounting on. Each round deletes one backend's flows in every way and enters them anew, in turn: one filtered
@@ -18,8 +18,11 @@ from functools import partial
 from ipaddress import ip_address
 from typing import Final, TypeVar
 
+from msgspec.structs import replace
+
 from bench.record import Figure, report
-from littlelb.core.model import Family, Ip, Protocol
+from littlelb.core.model import Backend, Family, Forward, Frontend, Ip, Plane, Protocol
+from littlelb.core.plan import Changes
 from littlelb.dataplane.netfilter import wire
 from littlelb.dataplane.netfilter.conntrack.exchange import Exchange
 from littlelb.dataplane.netfilter.conntrack.filters import FlowFilter
@@ -27,6 +30,10 @@ from littlelb.dataplane.netfilter.conntrack.flows import Flow, Tuple, render_cre
 from littlelb.dataplane.netfilter.conntrack.limits import Accounting
 from littlelb.dataplane.netfilter.conntrack.probe import Support
 from littlelb.dataplane.netfilter.conntrack.socket import ConntrackSocket
+from littlelb.dataplane.nft.flows.counting import Counting
+from littlelb.dataplane.nft.flows.flows import Sockets
+from littlelb.dataplane.nft.plane import NftPlane, NftSettings
+from littlelb.dataplane.nft.ruleset import MARK_OURS
 from littlelb.testing.netns import Namespace, Network, unavailable
 
 T = TypeVar("T")
@@ -155,11 +162,47 @@ async def add_up(box: Namespace, count: int, rounds: int) -> list[Figure]:
     ]
 
 
+async def count(box: Namespace, flows: int, services: int, rounds: int) -> list[Figure]:
+    """Count as the daemon does: the slots of all Services, and all flows of ours, into the books."""
+    _, vips, pods = BASES[Family.IPV4]
+    backends = tuple(Backend(pods + number, PORT) for number in range(BACKENDS))
+    rules = {
+        Frontend(vips + number, Protocol.TCP, PORT): Forward(
+            service=f"bench/{number}", backends=backends if number < FRONTENDS else backends[:3], plane=Plane.NFT
+        )
+        for number in range(services)
+    }
+    plane = NftPlane(NftSettings("lo"), lambda: None)
+    await plane.start()
+    await plane.observe(None)
+    await plane.apply(Changes(add=rules))
+    entered = [replace(make_flow(Family.IPV4, number), mark=MARK_OURS) for number in range(flows)]
+    enter(box.call(Exchange), entered)
+    world, watch = Sockets(), Watch()
+    counting = Counting(world.sets, world.conntrack, octets=True)
+    spent = []
+    for _ in range(rounds):
+        began = time.process_time()
+        await watch.measure(partial(counting.look, lambda _: True))
+        spent.append(time.process_time() - began)
+        assert sum(counting.live.values()) == flows
+    world.close()
+    await plane.stop(keep=True)
+    title = f"counting {services:,} Services with {flows:,} flows"
+    return [
+        Figure(f"{title}: CPU", "ms", tuple(value * 1e3 for value in spent)),
+        Figure(f"{title}: pause until the next", "s", (counting.pause,)),
+        Figure(f"{title}: share of a CPU", "%", tuple(value * 100 / counting.pause for value in spent), 7),
+        Figure(f"{title}: longest pause of the loop", "ms", tuple(watch.pause)),
+    ]
+
+
 def main(argv: Sequence[str] | None = None) -> list[Figure]:
     """Run it all and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--flows", type=int, default=20_000, help="among which those of one backend are cut")
     parser.add_argument("--usage", type=int, default=50_000, help="flows that are added up")
+    parser.add_argument("--services", type=int, default=10_000, help="whose connections are counted")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--trial", action="store_true", help="write no result")
     options = parser.parse_args(argv)
@@ -170,11 +213,12 @@ def main(argv: Sequence[str] | None = None) -> list[Figure]:
         partial(cut, family=Family.IPV4, count=options.flows, rounds=options.rounds),
         partial(cut, family=Family.IPV6, count=options.flows, rounds=options.rounds),
         partial(add_up, count=options.usage, rounds=options.rounds),
+        partial(count, flows=options.usage, services=options.services, rounds=options.rounds),
     ):
         with Network("llb-bench") as network:
             box = network.namespace("box")
             box.call(Accounting().turn_on)
-            figures += asyncio.run(part(box))
+            figures += box.call(partial(asyncio.run, part(box)))
     title = "Cutting the flows of a backend, and adding all flows up"
     report("conntrack", title, figures, keep=not options.trial)
     return figures

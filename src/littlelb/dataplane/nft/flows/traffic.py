@@ -2,7 +2,7 @@
 
 Conntrack counts for each flow, and forgets the count with the flow. What is added up is what each flow has grown by
 since the last list. The end of a flow is seen, too: TCP stays in the table for two minutes after its end (ten seconds
-after an RST), UDP for half a minute after its last packet; lists are as a rule ten seconds apart. Lost is what a flow
+after an RST), UDP for half a minute after its last packet; lists are as a rule five seconds apart. Lost is what a flow
 carried after the last list before it was cut. Remembered are some 130 bytes a flow.
 """
 
