@@ -1,8 +1,8 @@
 """Counts what the kernel plane carries: lists the slots, lists conntrack, every five seconds or less often.
 
 50,000 flows beside 10,000 Services take 0.66 s of a CPU (bench/conntrack.py). So that counting never takes more than a
-twentieth of one, the pause after a look grows with what it took: 5 s up to some 20,000 flows, 13 s with 50,000. Who
-shows the counters asks for them every five seconds, so that up to 20,000 flows they are never older than ten.
+twentieth of one, the pause after a look grows with what it took: 5 s up to some 13,000 flows, 13 s with 50,000. Who
+shows the counters asks for them every five seconds, so that as a rule they are never older than ten.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ COUNT_SECONDS: Final = 5.0
 SHARE: Final = 0.05
 """Of a CPU, at most."""
 _NOTED: Final = 500
-"""Slots that are read before they are deleted: 1 ms. When more go at once, what they got since the last look is not counted."""
+"""Slots that are read before they are deleted: 1 ms. Where more go at once, what they got since a look is not counted."""
 _RANGES: Final = ("range_slots4", "range_slots6")
 _SLOTS: Final = ("slots4", "slots6")
 
