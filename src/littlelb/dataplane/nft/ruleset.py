@@ -216,14 +216,14 @@ def _base_chains() -> Iterator[str]:
         yield f"\t\ttype nat hook {hook} priority -101; policy accept;"
         yield f"\t\t{_MIDSTREAM}{mine} accept"
         for number, family, _ in _FAMILIES:
-            yield f"\t\t{elsewhere}{_frontend(family)} @link_only{number} accept"
+            yield f"\t\t{_frontend(family)} @link_only{number} {elsewhere}accept"
         for number, family, _ in _FAMILIES:
             yield f"\t\t{_frontend(family)} vmap @services{number}"
         yield "\t\tmeta l4proto { icmp, icmpv6 } accept"
         for number, family, _ in _FAMILIES:
             yield f"\t\t{_frontend(family)} @staged{number} jump stages{number}"
             yield f"\t\t{_frontend(family)} vmap @classes{number}"
-            yield f"\t\t{elsewhere}{_frontend(family)} @range_link_only{number} accept"
+            yield f"\t\t{_frontend(family)} @range_link_only{number} {elsewhere}accept"
             yield f"\t\t{_frontend(family)} @range_staged{number} jump stages-range{number}"
             yield f"\t\t{_frontend(family)} vmap @ranges{number}"
         for number, family, _ in _FAMILIES:
