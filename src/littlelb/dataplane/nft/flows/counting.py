@@ -28,7 +28,7 @@ COUNT_SECONDS: Final = 5.0
 SHARE: Final = 0.05
 """Of a CPU, at most."""
 _NOTED: Final = 500
-"""Slots that are read before they are deleted: 1 ms. Where more go at once, what they got since a look is not counted."""
+"""Slots that are read before they are deleted: 1 ms. Where more go at once, what they got since a look is lost."""
 _RANGES: Final = ("range_slots4", "range_slots6")
 _SLOTS: Final = ("slots4", "slots6")
 
