@@ -23,6 +23,7 @@ from littlelb.app.signals import Stop, StopSignals
 from littlelb.config import Config, OnExit
 from littlelb.core.errors import ConfigError, WorldError
 from littlelb.core.interfaces import Clock
+from littlelb.core.model import Plane
 from littlelb.host.instance import InstanceLock
 from littlelb.host.netlink import Netlink
 from littlelb.web.metrics import Metrics
@@ -41,7 +42,7 @@ SAVE_SECONDS = 0.5
 """A crash while the API server is away costs the memory of so much."""
 SAVE_PAUSES = 20
 """Saving takes at most a twentieth of the time, however much changes."""
-COUNT_SECONDS = 5.0
+COUNT_SECONDS = 4.0
 SWITCH_SECONDS = 0.001
 """How long a thread that computes (a report, metrics) may keep the loop from an event; by default 5 ms."""
 YOUNG_OBJECTS = 20_000
@@ -81,6 +82,7 @@ class Daemon:
         parts.on_pass.append(self._reporter.take)
         parts.on_pass.append(FaultLog().take)
         parts.on_pass.append(lambda result: self._metrics.observe_pass(result.report))
+        parts.on_write.append(lambda seconds: self._metrics.observe_write(Plane.NFT, seconds))
 
     async def run(self, signals: StopSignals) -> Stop:
         """Work until a signal, then go in order."""

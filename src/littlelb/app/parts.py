@@ -14,6 +14,7 @@ from littlelb.app.clock import SystemClock
 from littlelb.app.incumbents import select_incumbents
 from littlelb.app.planes import Planes
 from littlelb.app.sources import ApiParts, ApiServer, Folder, Source, connect, resolve_server
+from littlelb.app.stopwatch import Stopwatch
 from littlelb.app.ways import RECORD, Ways
 from littlelb.config import Config
 from littlelb.control.apply import AnyTarget
@@ -78,6 +79,8 @@ class Parts:
     stored: Stored | None
     speech: Speech | None = None
     on_pass: list[Callable[[PassResult], None]] = field(default_factory=list)
+    on_write: list[Callable[[float], None]] = field(default_factory=list)
+    """Hear how many seconds each change of the kernel plane took."""
     from_state_file: bool = False
     saved_pass: int = 0
 
@@ -217,6 +220,11 @@ class _Wires:
         if self.parts is not None:
             self.parts.after_pass(result)
 
+    def wrote(self, seconds: float) -> None:
+        """The kernel plane has carried out a change."""
+        for listener in self.parts.on_write if self.parts is not None else ():
+            listener(seconds)
+
     def name_listener(self, frontend: Frontend) -> str:
         """Name the process of this host that has a port; one that came since the last look is looked for now."""
         if self.parts is None:
@@ -233,22 +241,16 @@ class _Wires:
         return {frontend: process for frontend, process in found.items() if process is not None}
 
 
-def pipe_settings(config: Config) -> PipeSettings:
-    """Build the plane's part of the configuration."""
-    return PipeSettings(config.run_dir / "pipe", workers=config.pipe_workers, connect_seconds=config.connect_timeout)
-
-
-def nft_settings(config: Config) -> NftSettings:
-    """Build the kernel plane's part of the configuration."""
-    return NftSettings(config.linkdevice, config.accounting, config.run_dir / "nf_conntrack_acct")
-
-
 def build_planes(config: Config, netlink: Netlink, wires: _Wires | None = None) -> Planes:
     """Build both planes; nothing is started or asked."""
     wires = wires or _Wires()
-    pipe = PipePlane(pipe_settings(config), wires.name_listener, wires.hint)
-    kernel = NftPlane(nft_settings(config), wires.hint)
-    ways = Ways(kernel, Forwarding(netlink, config.run_dir / RECORD), netlink, config.linkdevice)
+    workers = PipeSettings(config.run_dir / "pipe", workers=config.pipe_workers, connect_seconds=config.connect_timeout)
+    pipe = PipePlane(workers, wires.name_listener, wires.hint)
+    counting = NftSettings(config.linkdevice, config.accounting, config.run_dir / "nf_conntrack_acct")
+    kernel = NftPlane(counting, wires.hint)
+    timed = Stopwatch(kernel, SystemClock())
+    timed.on_write = wires.wrote
+    ways = Ways(timed, Forwarding(netlink, config.run_dir / RECORD), netlink, config.linkdevice)
     ways.find_owners = wires.find_owners
     return Planes(config.plane, pipe, kernel, ways, probe)
 

@@ -4,12 +4,13 @@ Nothing is sent and nothing is changed. The kernel's routes are read: a packet t
 came is masqueraded whatever was asked.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from littlelb.app.clock import SystemClock
 from littlelb.app.commands.plan import list_in_time
 from littlelb.app.parts import Parts, build_parts
+from littlelb.app.ways import RouteTable
 from littlelb.config import Config
 from littlelb.core.desired import compute
 from littlelb.core.model import Frontend, Ip, Key
@@ -20,7 +21,6 @@ from littlelb.core.trace.walk import Facts, find_forward
 from littlelb.core.trace.walk import trace as walk
 from littlelb.host.facts import read_world
 from littlelb.host.netlink import Netlink
-from littlelb.host.rtnl import Link, Route
 
 
 async def trace(config: Config, packet: Packet) -> Trace:
@@ -52,20 +52,6 @@ async def follow(
     found = find_forward(packet, state)
     backends = [backend.address for backend in found[1].backends] if found is not None else []
     links, _, routes = await read_world(netlink)
-    devices = select_devices(backends, routes, links)
+    table = RouteTable(links, routes)
+    devices = {address: min(leading) for address in backends if (leading := table.devices(address))}
     return walk(packet, Facts(state, snapshot.settings, host, devices, failures))
-
-
-def select_devices(addresses: Iterable[Ip], routes: Sequence[Route], links: Iterable[Link]) -> dict[Ip, str]:
-    """Find the device that leads to each address, by the longest prefix; those without a route are left out."""
-    names = {link.index: link.name for link in links}
-    found: dict[Ip, str] = {}
-    for address in addresses:
-        leading = [
-            route
-            for route in routes
-            if route.destination.version == address.version and address in route.destination and route.index in names
-        ]
-        if leading:
-            found[address] = names[max(leading, key=lambda route: route.destination.prefixlen).index]
-    return found

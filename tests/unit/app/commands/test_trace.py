@@ -1,33 +1,21 @@
-"""A trace of parts on a folder and a made-up kernel: routes tell devices, own addresses are local."""
+"""A trace of parts on a folder and a made-up kernel."""
 
 import json
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from pathlib import Path
 from typing import cast
 
 from littlelb.app.clock import SystemClock
-from littlelb.app.commands.trace import follow, select_devices
+from littlelb.app.commands.trace import follow
 from littlelb.app.parts import build_parts
 from littlelb.config import load_config
 from littlelb.core.desired import compute
 from littlelb.core.trace.packet import Entering, Outcome, parse_packet
 from littlelb.host.netlink import Netlink
-from littlelb.host.rtnl import Address, Link, Route
+from littlelb.host.rtnl import Address
 from littlelb.testing.fake_kernel import ETH0, FakeKernel
 
 VIP, POD = "203.0.113.10", "198.51.100.11"
-
-
-def test_the_longest_prefix_tells_the_device() -> None:
-    """A more specific route goes before the default one; an address without any route has no device."""
-    links = [Link(2, "eth0", up=True, mac=b""), Link(3, "eth1", up=True, mac=b"")]
-    routes = [
-        Route(ip_network("0.0.0.0/0"), 2, (), on_link=False),
-        Route(ip_network("10.1.0.0/16"), 3, (), on_link=False),
-        Route(ip_network("10.1.2.0/24"), 9, (), on_link=False),
-    ]
-    near, far, six = ip_address("10.1.2.3"), ip_address("192.0.2.99"), ip_address("2001:db8::1")
-    assert select_devices([near, far, six], routes, links) == {near: "eth1", far: "eth0"}
 
 
 async def test_follow(tmp_path: Path) -> None:
