@@ -21,6 +21,7 @@ _REMEDIES: Final = {
     "Operation not permitted": "run as root, or give the process CAP_NET_ADMIN in its network namespace",
     "Operation not supported": "this kernel lacks something: load its nf_tables and nf_nat modules, or use a newer one",
     "Protocol not supported": "this kernel has no nf_tables: load the module nf_tables",
+    "Message too long": "root of a user namespace may not enlarge nft's send buffer: run as root of the whole machine",
     "syntax error": "nft is older than our text: install nftables 1.0.6 or later",
 }
 """What nft says → what to do; what is not in it may pass."""

@@ -42,6 +42,7 @@ def test_a_check_changes_nothing(tmp_path: Path) -> None:
         ("Error: Could not process rule: Operation not permitted", Permanent, "CAP_NET_ADMIN"),
         ("Error: syntax error, unexpected string", Permanent, "install nftables"),
         ("Error: Could not process rule: Operation not supported", Permanent, "modules"),
+        ("Error: Could not process rule: Message too long", Permanent, "root of the whole machine"),
         ("Error: Could not process rule: Device or resource busy", Transient, "busy"),
         ("", Transient, "without a word"),
     ],
