@@ -142,3 +142,21 @@ def test_accounting_can_be_left_alone(box: Box) -> None:
     found = box.status("demo/web")
     assert found is not None
     assert (found.packets, found.bytes_in) == (None, None)
+
+
+def test_a_withdrawal_with_a_drain_waits_for_connections(box: Box) -> None:
+    """SIGTERM: they go on as before; when the last one has ended, so does the daemon, long before the deadline."""
+    box.write("web.yaml", *both("web", WEB, annotations={"littlelb.io/drain-seconds": "60"}))
+    box.start()
+    box.wait("web is served", lambda: box.ask(WEB))
+    with connection(box) as ask:
+        name = ask()
+        assert box.daemon is not None
+        box.daemon.terminate()
+        box.wait("no new connection is let in", lambda: not box.ask(WEB))
+        assert ask() == name
+        assert WEB in box.held()
+        assert box.daemon.poll() is None
+    assert box.daemon.wait(SECONDS) == 0
+    box.daemon = None
+    assert WEB not in box.held()
