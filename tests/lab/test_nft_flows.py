@@ -160,6 +160,24 @@ def test_a_frontend_that_goes_ends_its_connections(world: World, vip: Ip) -> Non
 
 
 @FAMILIES
+def test_connections_to_a_range_of_ports_are_cut_when_their_drain_is_over(world: World, vip: Ip) -> None:
+    """Conntrack forgets them; the client's next packet is none of a connection, and the balancer itself resets it."""
+
+    async def script(keeper: Keeper) -> None:
+        one = frontend(vip, TCP, 5000, 5009)
+        before, after = (forward(*backends(n, version=vip.version, port=0), drain_seconds=1) for n in (11, 12))
+        await keeper.serve({one: before})
+        with world.connection(one) as sock:
+            await keeper.change({one: after})
+            assert talk(sock) == "on"
+            await until(lambda: not tracked(world, one))
+            assert talk(sock) == RESET
+            assert chains(world) == set()
+
+    world.play(script)
+
+
+@FAMILIES
 def test_datagrams_leave_a_removed_backend_at_once(world: World, vip: Ip, way: Support | None) -> None:
     """A flow that goes on sending is with the other backend by its next datagram, however conntrack is asked."""
 

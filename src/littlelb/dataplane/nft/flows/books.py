@@ -1,5 +1,7 @@
 """Connections and traffic, put together in the form of `core.counters`. Pure.
 
+Clients that are remembered (`affinity4`) pass by the slots: what is begun is the larger of what slots counted and what
+was seen among the flows. The former is exact, the latter misses flows that were cut, or reset long before a look.
 A backend that is gone, and that has no flow any more, leaves the books; what it counted stays in its frontend's total.
 """
 
@@ -66,7 +68,7 @@ class Books:
 
     def _count(self, course: Course, grown: list[Sums], *, octets: bool) -> BackendCounters:
         return BackendCounters(
-            connections=self.connections.totals.get(course, 0),
+            connections=max(self.connections.totals.get(course, 0), sum(one.begun for one in grown)),
             active=sum(one.live for one in grown),
             packets=sum(one.packets for one in grown) if octets else None,
             bytes_in=sum(one.bytes_in for one in grown) if octets else None,

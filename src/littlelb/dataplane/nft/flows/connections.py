@@ -2,7 +2,7 @@
 
 A slot counts the connections that were translated by it, since it was written; a backend has one slot or many. When
 backends change, slots are written anew and begin at 0. So what is added up is what each slot has grown by since it was
-last seen, and of a new one all. The clients of `affinity4` ask no slot but the first time: the rest is not seen here.
+last seen, and of a new one all. The clients of `affinity4` ask a slot the first time only: `books` knows of the rest.
 """
 
 from collections.abc import Iterable

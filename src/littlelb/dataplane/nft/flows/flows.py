@@ -190,6 +190,7 @@ class Flows:
             turn = compute_turn(steps) if len(steps) < _LARGE else await asyncio.to_thread(compute_turn, steps)
             enter_turn(self._drains, turn, _now())
             self._older.update((arrival.frontend, None) for arrival in turn.arrivals)
+            await asyncio.sleep(0)
 
     async def _cut(self) -> None:
         """Let conntrack forget the flows whose time is over."""

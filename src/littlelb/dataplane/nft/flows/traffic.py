@@ -25,6 +25,8 @@ class Sums:
     """All flows of one pair since the start."""
 
     pair: Pair
+    begun: int = 0
+    """Flows that were seen for the first time."""
     live: int = 0
     """Of the last list."""
     packets: int = 0
@@ -56,8 +58,7 @@ class Traffic:
             sums = self._find(flow)
             if sums is not None:
                 sums.live += flow.live
-                if flow.sent is not None or flow.received is not None:
-                    self._grow(sums, flow)
+                self._grow(sums, flow)
 
     def _find(self, flow: Flow) -> Sums | None:
         original, reply = flow.original, flow.reply
@@ -74,10 +75,14 @@ class Traffic:
         name = flow.id or hash((flow.protocol, flow.original))
         now = sent.packets + received.packets, sent.octets, received.octets
         packed = now[0] << 2 * _WIDTH | now[1] << _WIDTH | now[2]
-        before = self._last.get(name, 0)
+        before = self._last.get(name)
         self._last[name] = self._fresh[name] = packed
+        if before is None:
+            sums.begun += 1
+            before = 0
         was = before >> 2 * _WIDTH, before >> _WIDTH & _MASK, before & _MASK
         if any(one < other for one, other in zip(now, was, strict=True)):  # another flow with the id of one that ended
+            sums.begun += 1
             was = 0, 0, 0
         sums.packets += now[0] - was[0]
         sums.bytes_in += now[1] - was[1]

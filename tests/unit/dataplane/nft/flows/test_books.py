@@ -39,6 +39,14 @@ def test_both_are_put_together() -> None:
     assert books.live == {ONE: 2}
 
 
+def test_remembered_clients_are_counted_by_their_flows() -> None:
+    """They ask a slot the first time only; a flow is counted once, however often it is seen."""
+    books = Books()
+    for _ in range(2):
+        look(books, slots(WEB, (1, 1)), [flow(1, 100), flow(2, 100), flow(3)])
+    assert books.counters[WEB].total.connections == 3
+
+
 def test_what_nobody_counts_is_not_zero() -> None:
     """Without accounting packets and bytes are unknown."""
     books = Books()
