@@ -199,7 +199,7 @@ def test_an_address_outside_of_the_subnets_is_served_with_a_warning(rig: Rig) ->
             "warned",
             lambda: any((kind, what) == ("Warning", "OutOfSubnet") for kind, what, _ in rig.events("web")),
         )
-    assert rig.condition("web")["status"] == "True"
+    rig.wait("published", lambda: rig.condition("web").get("status") == "True")
 
 
 def test_settings_refuse_addresses_outside_of_the_subnets_and_in_forbidden_networks(rig: Rig) -> None:
