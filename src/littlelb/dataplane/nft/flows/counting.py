@@ -63,6 +63,7 @@ class Counting:
         self._books = Books()
         self._octets = octets
         self._odd: frozenset[Course] = frozenset()
+        self._looking = asyncio.Lock()
         self.pause = COUNT_SECONDS
         """Seconds until it is worth to look again."""
 
@@ -92,12 +93,13 @@ class Counting:
 
         Once is not enough: a change may have come between the two lists.
         """
-        began = time.thread_time()
-        await self._list()
-        odd, more = await asyncio.to_thread(self._close, is_served)
-        self._odd, before = odd, self._odd
-        self.pause = max(COUNT_SECONDS, (time.thread_time() - began + more) / SHARE)
-        return odd & before
+        async with self._looking:
+            began = time.thread_time()
+            await self._list()
+            odd, more = await asyncio.to_thread(self._close, is_served)
+            self._odd, before = odd, self._odd
+            self.pause = max(COUNT_SECONDS, (time.thread_time() - began + more) / SHARE)
+            return odd & before
 
     def _close(self, is_served: Callable[[Frontend], bool]) -> tuple[frozenset[Course], float]:
         """Close the books, and say how many seconds of a CPU that took: it is not the loop's thread."""
