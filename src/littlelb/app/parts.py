@@ -99,11 +99,6 @@ class Parts:
         self.planes.ask(config.plane)
         self.store.tell_settings(config.settings(self.planes.no_nft))
 
-    def planes_changed(self) -> None:
-        """Another plane works than before: Services move to it, or away from it."""
-        self.take_settings(self.config)
-        self.loop.hint()
-
     def recognise(self, served: Mapping[Frontend, Forward]) -> None:
         """Take what workers already serve as held: it is newer than the state file, and outlives it."""
         self.store.tell_grants(select_incumbents(self.store.grants, served, self.clock.now()))
@@ -298,9 +293,15 @@ async def build_parts(config: Config, clock: SystemClock, netlink: Netlink) -> P
         speech=_speech(api, store, clock, wires) if api is not None else None,
     )
     wires.parts = parts
-    planes.on_change = parts.planes_changed
+    planes.on_change = partial(_follow_planes, parts)
     reconciler.use([*parts.local_targets, *parts.api_targets])
     return parts
+
+
+def _follow_planes(parts: Parts) -> None:
+    """Another plane works than before: Services move to it, or away from it."""
+    parts.take_settings(parts.config)
+    parts.loop.hint()
 
 
 def _tell_host(store: Store, servers: frozenset[Ip], planes: Planes, facts: HostFacts) -> None:
