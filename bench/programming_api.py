@@ -12,7 +12,7 @@ import json
 import select
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,9 @@ NODE: Final = "proxied"
 PATIENCE_SECONDS: Final = 60.0
 SYNC_PERIODS: Final = {"1s": 1.5, "1ms": 0.3}
 """kube-proxy's minSyncPeriod (its default; 0 would mean the default, too) → seconds between two changes, at most."""
+
+ALONE_GAP_SECONDS: Final = 0.3
+"""The same without a kube-proxy, which else takes a CPU just then."""
 
 
 def render_services(count: int) -> Iterator[tuple[Reference, dict[str, Any]]]:
@@ -151,8 +154,8 @@ class Times:
     theirs: list[float]
 
 
-async def sample(api: Api, ears: tuple[Ear, Ear], services: int, times: int, gap: float) -> Times:
-    """Patch a slice, wait for both, pause for a random time; again."""
+async def sample(api: Api, ears: Sequence[Ear], services: int, times: int, gap: float) -> Times:
+    """Patch a slice, wait for all, pause for a random time; again. `ears`: ours, theirs."""
     seen, random = Times([], [], []), Random(1)  # noqa: S311  (pauses)
     salt = time.monotonic_ns() // 1_000_000_000
     for at in range(times):
@@ -166,7 +169,8 @@ async def sample(api: Api, ears: tuple[Ear, Ear], services: int, times: int, gap
         await api.patch(where, body, PatchType.MERGE)
         answered = time.monotonic()
         seen.answer.append((answered - sent) * 1_000)
-        for ear, word, values in ((ears[0], "", seen.ours), (ears[1], f"/svc-{number}/", seen.theirs)):
+        words = (("", seen.ours), (f"/svc-{number}/", seen.theirs))
+        for ear, (word, values) in zip(ears, words, strict=False):
             values.append(max(0.0, await ear.hear(sent, word) - answered) * 1_000)
     return seen
 
@@ -188,12 +192,12 @@ def published(plane: ControlPlane) -> int:
 def describe(services: int, period: str, seen: Times) -> list[Figure]:
     """Figures of one run."""
     ours, theirs = tuple(seen.ours), tuple(seen.theirs)
-    name = f"{services:,} Services, real API: slice patched → in the kernel"
-    return [
-        Figure(f"{name}: loadbalancer", "ms", ours, 10.0, judged=percentile(ours, 0.99)),
-        Figure(f"  kube-proxy, minSyncPeriod {period}", "ms", theirs),
-        Figure("  the API server's answer before that", "ms", tuple(seen.answer)),
-    ]
+    name = f"{services:,} Services, real API: slice patched → in the kernel: loadbalancer"
+    answer = Figure("  the API server's answer before that", "ms", tuple(seen.answer))
+    if not theirs:
+        return [Figure(f"{name} alone", "ms", ours, 10.0, judged=percentile(ours, 0.99)), answer]
+    figures = [Figure(f"{name} beside kube-proxy", "ms", ours)]
+    return [*figures, Figure(f"  kube-proxy, minSyncPeriod {period}", "ms", theirs), answer]
 
 
 async def measure(plane: ControlPlane, rig: Rig, box: Namespace, services: int, times: int) -> list[Figure]:
@@ -202,6 +206,8 @@ async def measure(plane: ControlPlane, rig: Rig, box: Namespace, services: int, 
     server = plane.attach(box)
     assert rig.daemon is not None
     async with connect(plane.server, plane.folder) as api:
+        with Ear(rig.lan.balancer, "littlelb") as ours:
+            figures += describe(services, "", await sample(api, (ours,), services, 3 * times, ALONE_GAP_SECONDS))
         for period, gap in SYNC_PERIODS.items():
             with (
                 Ear(rig.lan.balancer, "littlelb") as ours,
@@ -212,7 +218,7 @@ async def measure(plane: ControlPlane, rig: Rig, box: Namespace, services: int, 
                 seen = await sample(api, (ours, theirs), services, times, gap)
                 memory = memory_mib("VmRSS", process.pid)
             figures += describe(services, period, seen)
-            print(*(figure.cells() for figure in figures[-3:]), sep="\n", flush=True)
+            print(f"beside kube-proxy with minSyncPeriod {period}: done", flush=True)
     figures.append(Figure(f"{services:,} Services, real API: RSS of loadbalancer", "MiB", (_weigh(rig),)))
     figures.append(Figure("  of kube-proxy", "MiB", (memory,)))
     return figures
