@@ -4,9 +4,11 @@
                                     ├ pod0 ── pod 10.1.0.5, a backend
                                     └ pod1 ── pod 10.1.2.6, which only asks
 
-The daemon runs as in a pod of a host-network Deployment, with the service account that is shipped. Pods tell who asked.
+The daemon runs as in a pod of a host-network Deployment, with the service account that is shipped. Pods tell who asked
+on port 9090, and answer HTTP on 8080.
 """
 
+import re
 import socket
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from tests.controlplane.admin import Object
 from tests.controlplane.cluster import ControlPlane
 from tests.controlplane.objects import create_node, service
 from tests.e2e.pod import launch_in_pod, write_account_folder
-from tests.e2e.rig import Rig
+from tests.e2e.rig import ANSWERER, Rig
 
 TELLER: Final = Path(__file__).resolve().parents[1] / "lab" / "teller.py"
 BOX_NODE: Final = "box"
@@ -35,6 +37,7 @@ _RULES: Final[Mapping[str, Sequence[Sequence[str]]]] = {
     "nftables": (("nft", "--stateless", "list", "table", "ip", "kube-proxy"),),
     "iptables": (("iptables-save", "--table", "nat"), ("iptables-save", "--table", "filter")),
 }
+_EMPTY_CHAIN: Final = re.compile(r"\n\tchain [^\n]* \{\n\t\}\n|^[:#].*\n", re.MULTILINE)
 
 
 class Answer(NamedTuple):
@@ -60,10 +63,12 @@ class KubeNode(Rig):
         pod, asking = self.lan.network.namespace("pod"), self.lan.network.namespace("asking")
         self._add_pod(pod, "pod0", POD)
         self._add_pod(asking, "pod1", ASKING_POD)
+        self.lan.client.ip("route", "add", "198.51.100.0/24", "via", "192.0.2.2")
         far.ip("addr", "add", f"{FAR}/32", "dev", "lo")
         box.ip("route", "add", f"{FAR}/32", "via", "198.51.100.11")
         self.askers = {"client": self.lan.client, "other": self.lan.add_client(), "pod": asking, "host": box}
-        for machine in (pod, far):
+        for machine, name in ((pod, "pod"), (far, "far")):
+            machine.popen([sys.executable, "-S", str(ANSWERER), name, "8080"])
             process = machine.popen([sys.executable, "-S", str(TELLER), "9090"], stdout=subprocess.PIPE)
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
@@ -96,11 +101,15 @@ class KubeNode(Rig):
     def create(
         self, name: str, spec: Mapping[str, Any], annotations: Mapping[str, str], endpoints: Mapping[str, str]
     ) -> None:
-        """Make a Service without selector, and its EndpointSlice: address → node; every port leads to 9090."""
+        """Make a Service without selector, and its EndpointSlice: address → node; targetPort is 9090 unless given."""
         item = service(name, self.namespace, **{"selector": None, "ports": HTTP, **spec})
         item["metadata"]["annotations"] = dict(annotations)
-        made = self.plane.admin.apply(item)
-        self.plane.admin.apply(self._slice(name, made["spec"]["ports"], endpoints))
+        self.plane.admin.apply(item)
+        self.apply_slice(name, item["spec"]["ports"], endpoints)
+
+    def apply_slice(self, name: str, ports: Sequence[Object], endpoints: Mapping[str, str]) -> None:
+        """Make or change the EndpointSlice of a Service."""
+        self.plane.admin.apply(self._slice(name, ports, endpoints))
 
     def _slice(self, name: str, ports: Sequence[Object], endpoints: Mapping[str, str]) -> Object:
         return {
@@ -112,7 +121,10 @@ class KubeNode(Rig):
                 "labels": {"kubernetes.io/service-name": name},
             },
             "addressType": "IPv4",
-            "ports": [{"name": port["name"], "port": 9090, "protocol": port["protocol"]} for port in ports],
+            "ports": [
+                {"name": port["name"], "port": port.get("targetPort", 9090), "protocol": port["protocol"]}
+                for port in ports
+            ],
             "endpoints": [{"addresses": [address], "nodeName": node} for address, node in endpoints.items()],
         }
 
@@ -121,6 +133,11 @@ class KubeNode(Rig):
         changed = {f"littlelb.io/{key.replace('_', '-')}": value for key, value in annotations.items()}
         item = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": self.namespace}}
         self.plane.admin.patch(item, {"metadata": {"annotations": changed}})
+
+    def wait_published(self, name: str, address: str, ip_mode: str) -> None:
+        """Wait until it is published so, and kube-proxy has done what that asks of it."""
+        self.wait(f"{name} is published with {ip_mode}", lambda: self.ip_mode(name) == ip_mode)
+        self.wait(f"kube-proxy follows {name}", lambda: self.proxy_knows(address) is (ip_mode == "VIP"))
 
     def ip_mode(self, name: str) -> str:
         """Read the ipMode that is published; empty: nothing is."""
@@ -149,11 +166,15 @@ class KubeNode(Rig):
             return "nft"
         return "pipe" if sources[1] == address else "kube-proxy"
 
+    def proxy_knows(self, address: str) -> bool:
+        """Has kube-proxy rules about a Service address?"""
+        rules = self.proxy_rules()
+        return f"{address} " in rules or f"{address}/32" in rules
+
     def proxy_rules(self) -> str:
-        """All rules of kube-proxy's as text, without counters."""
+        """All rules of kube-proxy's as text, without counters; chains that are empty it removes when it likes."""
         texts = (self.lan.balancer.run(words).stdout for words in _RULES[self.mode])
-        lines = (line for text in texts for line in text.splitlines() if not line.startswith("#"))
-        return "\n".join(line.partition(" [")[0] if line.startswith(":") else line for line in lines)
+        return "\n".join(_EMPTY_CHAIN.sub("", text) for text in texts)
 
 
 HTTP: Final = ({"name": "http", "port": 80, "protocol": "TCP"},)

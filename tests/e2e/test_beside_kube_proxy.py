@@ -4,8 +4,10 @@ Ours is the first to see what enters by the link device; what pods and processes
 long as the address is published with ipMode VIP.
 """
 
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +15,9 @@ import pytest
 
 from tests.controlplane.admin import Admin
 from tests.controlplane.cluster import ControlPlane
-from tests.e2e.kube_node import BOX_NODE, FAR, FAR_NODE, HTTP, POD, KubeNode
+from tests.e2e.kube_node import BOX_NODE, FAR, FAR_NODE, HTTP, NODE_ADDRESS, POD, KubeNode
+from tests.e2e.load import Load
+from tests.e2e.rig import fetch
 from tests.packet_cases import BOX, CLIENT, Outcome, Refused, Served, Silent, served
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -23,6 +27,10 @@ TIMES = 6
 PROMPT = 0.8
 """Seconds in which a refusal must be there: it is an answer, not a silence."""
 NFT, PIPE, PROXY = "nft", "pipe", "kube-proxy"
+SPARE = "203.0.113.90"
+"""An address for Services of one test."""
+BARE = pytest.StashKey[str]()
+"""Kube-proxy's rules before there was a Service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +156,12 @@ CASES = (
         annotations=BY_PIPE,
         endpoints={},
     ),
+    Case(
+        "no-endpoint-udp",
+        (Ask(Refused(), port=53, protocol="UDP"), Ask(Refused(), by="pod", port=53, protocol="UDP")),
+        spec={"ports": MIXED},
+        endpoints={},
+    ),
     Case("no-endpoint-local", (Ask(Refused()),), spec=LOCAL, endpoints={}),
     Case(
         "proxy",
@@ -171,20 +185,15 @@ def node(request: pytest.FixtureRequest, controlplane: ControlPlane) -> Iterator
     controlplane.admin.create(item)
     with KubeNode(controlplane, namespace, request.param) as made:
         made.proxy.start()
+        request.node.stash[BARE] = made.proxy_rules()
         made.start_daemon()
         for number, case in enumerate(CASES):
             made.create(case.name, {**case.spec, "loadBalancerIP": address(number)}, case.annotations, case.endpoints)
         for number, case in enumerate(CASES):
-            made.wait(f"{case.name} is settled", lambda n=number, c=case: settled(made, n, c))  # type: ignore[misc]
+            made.wait_published(case.name, address(number), case.ip_mode)
         yield made
         clear(controlplane.admin, namespace)
     controlplane.admin.delete(item)
-
-
-def settled(node: KubeNode, number: int, case: Case) -> bool:
-    """It is published as it should be, and kube-proxy knows."""
-    known = f"{address(number)} " in node.proxy_rules() or f"{address(number)}/32" in node.proxy_rules()
-    return node.ip_mode(case.name) == case.ip_mode and known is (case.ip_mode == "VIP")
 
 
 def clear(admin: Admin, namespace: str) -> None:
@@ -225,3 +234,122 @@ def test_packet_case(node: KubeNode, number: int, at: int) -> None:
                 node.question(ask.by, address(number), ask.port, ask.protocol)
         case other:
             raise AssertionError(other)
+
+
+def create(node: KubeNode, name: str, ip_mode: str = "VIP", **more: Any) -> None:
+    """Make a Service on SPARE with both pods, and wait until it is published."""
+    annotations, endpoints = more.pop("annotations", {}), more.pop("endpoints", {POD: BOX_NODE, FAR: FAR_NODE})
+    node.create(name, {"loadBalancerIP": SPARE, **more}, annotations, endpoints)
+    node.wait_published(name, SPARE, ip_mode)
+
+
+@pytest.fixture
+def service(node: KubeNode) -> Iterator[str]:
+    """A name for a Service on SPARE; deleted after the test."""
+    yield "web"
+    node.delete("web")
+
+
+@pytest.mark.parametrize("plane", [NFT, PIPE])
+def test_clients_stay_with_their_backend(node: KubeNode, service: str, plane: str) -> None:
+    """With sessionAffinity ClientIP twenty connections of one client reach one backend."""
+    create(
+        node,
+        service,
+        "VIP" if plane == NFT else "Proxy",
+        annotations={"littlelb.io/plane": plane},
+        sessionAffinity="ClientIP",
+    )
+    for by in ("client", "other"):
+        answers = [node.question(by, SPARE) for _ in range(20)]
+        assert {answer.carrier for answer in answers} == {plane}
+        assert len({answer.backend for answer in answers}) == 1
+
+
+@pytest.mark.parametrize("plane", [NFT, PIPE])
+def test_node_ports_are_not_to_be_had_on_a_service_address(node: KubeNode, service: str, plane: str) -> None:
+    """Kube-proxy serves them on the node's own addresses, as before; on ours only the Service's ports are answered."""
+    create(node, service, "VIP" if plane == NFT else "Proxy", annotations={"littlelb.io/plane": plane})
+    (port,) = node.node_ports(service)
+    node.wait("kube-proxy serves the NodePort", lambda: heard(node, NODE_ADDRESS, port))
+    assert node.question("client", NODE_ADDRESS, port).carrier == PROXY
+    begun = time.monotonic()
+    with pytest.raises(ConnectionError):
+        node.question("client", SPARE, port)
+    assert time.monotonic() - begun < PROMPT
+    assert node.question("client", SPARE).carrier == plane
+
+
+def heard(node: KubeNode, address: str, port: int) -> bool:
+    """Does somebody answer?"""
+    try:
+        node.question("client", address, port)
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("plane", [NFT, PIPE])
+def test_the_health_check_of_policy_local_is_kube_proxys(node: KubeNode, service: str, plane: str) -> None:
+    """It says how many pods of this node serve; with none here the others do, through us."""
+    annotations = {"littlelb.io/plane": plane, "littlelb.io/ip-mode": "VIP" if plane == NFT else "Proxy"}
+    create(node, service, annotations["littlelb.io/ip-mode"], annotations=annotations, externalTrafficPolicy="Local")
+    port = node.get(service)["spec"]["healthCheckNodePort"]
+    node.wait("a local pod is found", lambda: '"localEndpoints": 1' in health(node, port))
+    node.apply_slice(service, HTTP, ELSEWHERE)
+    node.wait("none is left", lambda: health(node, port) == "")
+    node.wait("the other serves", lambda: node.question("client", SPARE).backend == FAR)
+    assert node.question("client", SPARE).carrier == plane
+    node.apply_slice(service, HTTP, {POD: BOX_NODE})
+    node.wait("a local pod is found again", lambda: '"localEndpoints": 1' in health(node, port))
+    node.wait("it serves", lambda: node.question("client", SPARE).backend == POD)
+
+
+def health(node: KubeNode, port: int) -> str:
+    """What kube-proxy says of this node; empty: 503."""
+    return node.lan.client.call(lambda: fetch(NODE_ADDRESS, port, "/healthz"))
+
+
+def test_a_live_service_changes_planes_beside_kube_proxy(node: KubeNode, service: str) -> None:
+    """New connections move without one refused, kube-proxy is told, and established ones end where they began."""
+    ports = ({**HTTP[0], "targetPort": 8080}, {"name": "echo", "port": 7, "protocol": "TCP"})
+    create(node, service, ports=ports)
+    node.wait("answers", lambda: node.ask(SPARE) in {"pod", "far"})
+    load = Load(node.lan.client, SPARE)
+    with ExitStack() as stayed:
+        socks = []
+        for plane, ip_mode in ((NFT, "VIP"), (PIPE, "Proxy"), (NFT, "VIP")):
+            node.annotate(service, plane=plane)
+            node.wait_published(service, SPARE, ip_mode)
+            assert {node.question("client", SPARE, 7).carrier for _ in range(TIMES)} == {plane}
+            socks.append(stayed.enter_context(node.lan.client.call(lambda: converse(SPARE, 7))))
+        outcome = load.finish()
+        assert outcome.failed == ()
+        assert outcome.answered > 50
+        for sock in socks:
+            sock.sendall(b"still there?")
+            assert sock.recv(12, socket.MSG_WAITALL) == b"still there?"
+
+
+def converse(address: str, port: int) -> socket.socket:
+    """Open a connection, and hear who is there."""
+    sock = socket.create_connection((address, port), 5)
+    assert sock.recv(200).endswith(b"\n")
+    return sock
+
+
+def test_when_all_services_have_gone_nothing_of_ours_is_left(node: KubeNode, request: pytest.FixtureRequest) -> None:
+    """No address and no element; kube-proxy's rules are what they were before any Service was there."""
+    clear(node.plane.admin, node.namespace)
+    node.wait("no address is held", lambda: node.held() == set())
+    node.wait("no element is left", lambda: "203.0.113." not in our_table(node), 90)
+    bare = request.node.parent.stash[BARE]
+    node.wait("kube-proxy has caught up", lambda: node.proxy_rules() == bare)
+    node.stop()
+    assert "littlelb" not in node.lan.balancer.run(["nft", "list", "tables"]).stdout
+    assert node.proxy_rules() == bare
+
+
+def our_table(node: KubeNode) -> str:
+    """All of the kernel plane's elements."""
+    return node.lan.balancer.run(["nft", "--stateless", "list", "table", "inet", "littlelb"]).stdout
