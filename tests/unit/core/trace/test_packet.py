@@ -5,7 +5,17 @@ from ipaddress import ip_address
 import pytest
 
 from littlelb.core.model import Protocol
-from littlelb.core.trace.packet import Packet, parse_packet, render_place
+from littlelb.core.shown.status import encode
+from littlelb.core.trace.packet import (
+    Destination,
+    Outcome,
+    Packet,
+    Step,
+    Trace,
+    decode_trace,
+    parse_packet,
+    render_place,
+)
 
 
 @pytest.mark.parametrize(
@@ -46,3 +56,11 @@ def test_places() -> None:
     """Brackets only where a port follows IPv6."""
     assert render_place(ip_address("2001:db8::1"), 0) == "2001:db8::1"
     assert str(Packet(ip_address("192.0.2.1"), None, ip_address("192.0.2.2"), 80, Protocol.UDP)).endswith("80/UDP")
+
+
+def test_json_round_trip() -> None:
+    """The JSON of a trace decodes to the same trace."""
+    backends = (Destination("10.1.0.1", 8080, "", "kept"),)
+    steps = (Step("services4", "a", "b"),)
+    found = Trace(packet="a → b", steps=steps, outcome=Outcome.HOST, why="so", backends=backends, slot=1)
+    assert decode_trace(encode(found)) == found
