@@ -182,13 +182,13 @@ def judge_tracking(flows: int | None, limit: int | None, *, counted: bool | None
 
 
 def judge_forwarding(host: HostFacts, findings: Iterable[ForwardingFinding]) -> list[Finding]:
-    """Judge whether the kernel forwards what enters by the link device; IPv4 is switched on by `run` itself."""
+    """Judge whether the kernel forwards what enters by the link device; `run` switches on what concerns no other device."""
     found = []
     for one in findings:
         subject = f"forwarding of {one.family} ({one.device})"
         if one.forwards:
             found.append(_well(subject, one.message or "on"))
-        elif one.family is Family.IPV4:
+        elif one.family is Family.IPV4 or one.remedy.endswith("force_forwarding=1"):
             found.append(_well(subject, "off; a run switches it on, and cleanup back"))
         elif any(address.version == 6 for address in host.own):
             message = f"{one.message}: IPv6 Services on the kernel plane are not reached"

@@ -150,6 +150,8 @@ def test_forwarding() -> None:
     dual = HostFacts("eth0", own=(ip_address("2001:db8::2"),))
     assert levels(judges.judge_forwarding(dual, [four, six, on])) == [Level.OK, Level.WARN, Level.OK]
     assert judges.judge_forwarding(dual, [six])[0].remedy == "sysctl -w …"
+    newer = ForwardingFinding("eth0", Family.IPV6, off, "both are 0", "sysctl -w net/ipv6/conf/eth0/force_forwarding=1")
+    assert levels(judges.judge_forwarding(dual, [newer])) == [Level.OK]
     assert judges.judge_forwarding(HostFacts("eth0"), [six]) == []
 
 
