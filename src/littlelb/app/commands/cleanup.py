@@ -24,7 +24,7 @@ from littlelb.core.model import Claim, Key, Publication, Service
 from littlelb.core.plan import Changes, Failure
 from littlelb.host.address import AddressTarget
 from littlelb.host.forwarding.record import Record
-from littlelb.host.forwarding.switch import Forwarding
+from littlelb.host.forwarding.switch import Forwarding, Restored
 from littlelb.host.instance import InstanceLock
 from littlelb.host.netlink import Netlink
 from littlelb.kube.claim import ClaimTarget
@@ -129,9 +129,7 @@ async def _restore_settings(config: Config, netlink: Netlink, tally: Tally, *, d
     """Put back the settings of devices that are still as we set them."""
     record = config.run_dir / RECORD
     if dry_run:
-        tally.lines += [
-            f"setting {change.key} = {change.after}, was {change.before}" for change in Record(record).read()
-        ]
+        tally.lines += [f"setting {Restored(change.key, change.before)}" for change in Record(record).read()]
         return
     try:
         for restored in await Forwarding(netlink, record).restore():
