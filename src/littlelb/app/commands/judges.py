@@ -182,7 +182,7 @@ def judge_tracking(flows: int | None, limit: int | None, *, counted: bool | None
 
 
 def judge_forwarding(host: HostFacts, findings: Iterable[ForwardingFinding]) -> list[Finding]:
-    """Judge whether the kernel forwards what enters by the link device; `run` switches on what is this device's only."""
+    """Judge whether the kernel forwards what enters by the link device; `run` switches on what is that device's."""
     found = []
     for one in findings:
         subject = f"forwarding of {one.family} ({one.device})"
