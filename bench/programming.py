@@ -76,7 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> list[Figure]:
     figures = measure(options)
     note = (
         "Goals are for p99 where there are many runs. The kernel write is one transaction: encoded, sent, carried out "
-        "and acknowledged. CPU time leaves other programs of the machine out. "
+        "and acknowledged. CPU time leaves other programs of the machine out. For a new Service the kernel validates "
+        "the table, walking over the elements of all verdict maps (perf: nft_rhash_walk, nft_setelem_validate); source "
+        "ranges are intervals, of which removing one walks over all (nft_pipapo_remove). "
         "kube-proxy's layout is loaded and changed by `nft -f -`; with source ranges on more than "
         f"{programming_plane.THEIR_RANGED:,} Services it takes minutes to load and is left out. "
         f"On the real API server (Kubernetes {build.KUBERNETES_VERSION}) server, daemon and kube-proxy share the CPUs: "
