@@ -74,13 +74,14 @@ def test_every_slot_is_held_and_shares_follow_the_weights(weights: dict[str, int
     assert all(count <= -(-size * weights[name] // total) for name, count in held.items())
 
 
-@given(st.lists(st.integers(1, 1000), min_size=1, max_size=100))
+@settings(max_examples=40)  # large tables take a while
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=40))
 def test_the_size_is_the_smallest_that_is_fair(weights: list[int]) -> None:
     """In it nobody has more than 1.1 times its share, if any size can do that; in a smaller one somebody has."""
 
     def fair(size: int) -> bool:
         counts = Counter(maglev([(str(index), weight) for index, weight in enumerate(weights)], size))
-        return all(counts[i] * sum(weights) <= 1.1001 * size * weight for i, weight in enumerate(weights))
+        return all(10 * counts[i] * sum(weights) <= 11 * size * weight for i, weight in enumerate(weights))
 
     size = maglev_size(weights)
     assert fair(size) or size == TABLE_SIZES[-1]
