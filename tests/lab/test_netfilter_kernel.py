@@ -172,6 +172,18 @@ def test_some_elements_are_read_by_themselves(box: Box) -> None:
     assert box.socket.get_elements(inet("ranges"), [interval]) == [interval]
 
 
+def test_elements_are_skimmed_while_others_change_them(box: Box) -> None:
+    """All that stay are there, and no list is read twice."""
+    elements = [Element((0x0A000000 + number).to_bytes(4), sets.goto("c"), counter=(0, 0)) for number in range(5000)]
+    box.socket.commit(sets.add_elements(inet("counted"), elements))
+    skimmed: list[Element] = []
+    for number, part in enumerate(box.socket.skim_elements(inet("counted"))):
+        skimmed += part
+        fresh = [Element((0xC0000200 + number).to_bytes(4), sets.goto("c"))] if number < 10 else []
+        box.socket.commit(sets.add_elements(inet("counted"), fresh))
+    assert {element.key for element in skimmed} >= {element.key for element in elements}
+
+
 def test_timeouts(box: Box) -> None:
     """An element that ends by itself says how long it lives and what is left of it."""
     box.socket.commit(sets.add_elements(inet("timed"), [Element(IPv4Address("203.0.113.7").packed, timeout=60_000)]))

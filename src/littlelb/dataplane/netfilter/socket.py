@@ -150,6 +150,20 @@ class NfSocket:
                 return
         raise DumpInterrupted(f"{where.table}/{where.name} changed each of {_ATTEMPTS} times that it was listed")
 
+    def skim_elements(self, where: SetName) -> Generator[list[Element], None, None]:
+        """All elements, as they are found: where somebody commits meanwhile, some may be missing, or come twice.
+
+        For who only counts, again and again: nothing is read twice, and nothing is kept. Raises KernelRefusal.
+        """
+        with self._lent() as sock:
+            for part in _dump(sock, list_elements(where)):
+                yield [
+                    element
+                    for message in part
+                    if message.type != wire.NLMSG_DONE
+                    for element in parse_elements(message.payload, 4)
+                ]
+
     def get_elements(self, where: SetName, elements: Collection[Element]) -> list[Element]:
         """Some elements as they are, with their counters: for few, for each is a message. Raises KernelRefusal."""
         found: list[Element] = []

@@ -2,7 +2,8 @@
 
 Clients that are remembered (`affinity4`) pass by the slots: what is begun is the larger of what slots counted and what
 was seen among the flows. The former is exact, the latter misses flows that were cut, or reset long before a look.
-A backend that is gone, and that has no flow any more, leaves the books; what it counted stays in its frontend's total.
+A backend that is gone, and that has no flow any more, leaves the books with the second look that does not find it; what
+it counted stays in its frontend's total.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,7 @@ class Books:
         self.live: dict[Course, int] = {}
         """Flows of now."""
         self._retired: dict[Frontend, BackendCounters] = {}
+        self._gone: frozenset[Course] = frozenset()
 
     def watched(self) -> frozenset[bytes]:
         """Return the courses of which one has to know whether new flows take them."""
@@ -44,10 +46,12 @@ class Books:
         self.live = {course: sum(one.live for one in sums) for course, sums in grown.items()}
         self.live = {course: count for course, count in self.live.items() if count}
         known = grown.keys() | self.connections.totals.keys()
-        gone = {course for course in known if course_name(course) not in self.connections.names}
-        self._retire({course: grown.get(course, []) for course in gone if course not in self.live}, octets=octets)
+        gone = frozenset(course for course in known if course_name(course) not in self.connections.names)
+        over = (gone & self._gone) - self.live.keys()  # once is not enough: a list may lack some
+        self._gone = gone
+        self._retire({course: grown.get(course, []) for course in over}, octets=octets)
         entries: dict[Frontend, dict[BackendKey, BackendCounters]] = {}
-        for course in known - (gone - self.live.keys()):
+        for course in known - over:
             entries.setdefault(course[0], {})[course[1]] = self._count(course, grown.get(course, []), octets=octets)
         self._drop_retired(
             frontend for frontend in self._retired if frontend not in entries and not is_served(frontend)
@@ -56,7 +60,7 @@ class Books:
             frontend: ServiceCounters(self._total(frontend, backends, octets=octets), backends)
             for frontend, backends in {**{frontend: {} for frontend in self._retired}, **entries}.items()
         }
-        return frozenset(gone & self.live.keys())
+        return gone & self.live.keys()
 
     def _grown(self) -> dict[Course, list[Sums]]:
         """Sort what conntrack counts by courses: one of a range of ports has many pairs."""

@@ -2,7 +2,8 @@
 
 A slot counts the connections that were translated by it, since it was written; a backend has one slot or many. When
 backends change, slots are written anew and begin at 0. So what is added up is what each slot has grown by since it was
-last seen, and of a new one all. The clients of `affinity4` ask a slot the first time only: `books` knows of the rest.
+last seen, in the look before or the one before that (a list may lack some), and of a new one all. The clients of
+`affinity4` ask a slot the first time only: `books` knows of the rest.
 """
 
 from collections.abc import Iterable
@@ -43,6 +44,11 @@ def parse_slot(element: Element) -> Course | None:
     return frontend, (address, parse_port(value[size:]) if end is None else 0)
 
 
+def _number(element: Element, name: bytes) -> int:
+    """Tell a slot of a course from its others, in few bytes."""
+    return hash((name, element.key[-_SLOT_BYTES:]))
+
+
 class Connections:
     """Sums over slots."""
 
@@ -53,6 +59,7 @@ class Connections:
         """Frontends with a range of ports, as of the last look."""
         self.names: set[bytes] = set()
         """Of the courses in `watched`, and of those with a count, those that have a slot."""
+        self._before: dict[int, int] = {}
         self._last: dict[int, int] = {}
         self._fresh: dict[int, int] = {}
         self._courses: dict[bytes, Course] = {}
@@ -60,10 +67,11 @@ class Connections:
 
     def begin(self) -> None:
         """Look at all slots from here on, after those that were noted."""
-        noted, self._noted = self._noted, []
-        self.take(noted)
-        self._fresh = {}
+        self._before, self._last, self._fresh = self._last, self._fresh, {}
         self.ranges, self.names = set(), set()
+        noted, self._noted = self._noted, []
+        for element in noted:
+            self._grow(element, slot_name(element))
 
     def note(self, elements: Iterable[Element]) -> None:
         """Take slots that are about to be deleted; they are read at the next look."""
@@ -80,21 +88,18 @@ class Connections:
                 self.names.add(name)
             if element.counter is not None and element.counter[0]:
                 self.names.add(name)
-                self._grow(element, name, element.counter[0])
+                if _number(element, name) not in self._fresh:  # a list that is changed under our eyes gives some twice
+                    self._grow(element, name)
 
-    def _grow(self, element: Element, name: bytes, count: int) -> None:
-        number = hash((name, element.key[-_SLOT_BYTES:]))
-        before = self._last.get(number, 0)
-        self._last[number] = self._fresh[number] = count
+    def _grow(self, element: Element, name: bytes) -> None:
+        number, (count, _) = _number(element, name), element.counter or (0, 0)
+        before = self._fresh.get(number) or self._last.get(number) or self._before.get(number) or 0
+        self._fresh[number] = count
         grown = count - before if count >= before else count
         course = self._courses.get(name) or parse_slot(element)
         if grown and course is not None:
             self._courses[name] = course
             self.totals[course] = self.totals.get(course, 0) + grown
-
-    def end(self) -> None:
-        """All slots were looked at: forget those that are gone."""
-        self._last, self._fresh = self._fresh, {}
 
     def forget(self, course: Course) -> None:
         """Nobody asks for it any more."""

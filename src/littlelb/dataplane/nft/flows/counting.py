@@ -36,8 +36,8 @@ _SLOTS: Final = ("slots4", "slots6")
 class Lists(Protocol):
     """What is asked of `netfilter.socket.NfSocket`."""
 
-    def dump_elements(self, where: SetName) -> Iterator[Collection[Element]]:
-        """All elements of a set, in slices. Raises WorldError."""
+    def skim_elements(self, where: SetName) -> Iterator[Collection[Element]]:
+        """All elements of a set, in slices; some may be missing where it changes meanwhile. Raises WorldError."""
         ...
 
     def get_elements(self, where: SetName, elements: Collection[Element]) -> Collection[Element]:
@@ -115,10 +115,9 @@ class Counting:
             traffic.take(flows)
         traffic.end()
         await self._take(_SLOTS, self._books.watched())
-        connections.end()
 
     async def _take(self, names: Collection[str], watched: frozenset[bytes]) -> None:
         for name in names:
-            for part in self._lists.dump_elements(set_name(name)):
+            for part in self._lists.skim_elements(set_name(name)):
                 self._books.connections.take(part, watched)
                 await asyncio.sleep(0)

@@ -53,7 +53,7 @@ class FakeSets:
         """How many elements were asked for by themselves."""
         self.error: WorldError | None = None
 
-    def dump_elements(self, where: SetName) -> Iterator[Collection[Element]]:
+    def skim_elements(self, where: SetName) -> Iterator[Collection[Element]]:
         if self.error is not None:
             raise self.error
         yield []

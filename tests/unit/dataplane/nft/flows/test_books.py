@@ -24,7 +24,6 @@ def look(
     books.traffic.take(flows)
     books.traffic.end()
     books.connections.take(elements, books.watched())
-    books.connections.end()
     return books.close(lambda _frontend: served, octets=octets)
 
 
@@ -68,7 +67,8 @@ def test_flows_to_a_backend_without_a_slot_are_odd() -> None:
     assert look(books, slots(WEB, (2, 1)), [flow(1, 200)]) == {ONE}
     assert books.counters[WEB].backends.keys() == {ONE[1], TWO[1]}
     assert books.counters[WEB].backends[ONE[1]].active == 1
-    assert look(books, slots(WEB, (2, 1))) == frozenset()
+    for _ in range(2):
+        assert look(books, slots(WEB, (2, 1))) == frozenset()
     assert books.counters[WEB].backends.keys() == {TWO[1]}
     assert books.counters[WEB].total == BackendCounters(4, 0, 3, 200, 100)
 
@@ -77,7 +77,8 @@ def test_the_total_stays_as_long_as_the_frontend_is_served() -> None:
     """Also while it has no backend at all; then it is forgotten."""
     books = Books()
     look(books, slots(WEB, (1, 3)))
-    look(books, [])
+    for _ in range(2):
+        look(books, [])
     assert books.counters == {WEB: ServiceCounters(BackendCounters(3, 0, 0, 0, 0), {})}
     look(books, [], served=False)
     assert books.counters == {}

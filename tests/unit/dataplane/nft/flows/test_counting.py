@@ -80,12 +80,12 @@ async def test_slots_that_cannot_be_read_stop_nobody(world: FakeWorld) -> None:
 class SlowSets(FakeSets):
     """Sets that take 0.6 s of a CPU to list."""
 
-    def dump_elements(self, where: SetName) -> Iterator[Collection[Element]]:
+    def skim_elements(self, where: SetName) -> Iterator[Collection[Element]]:
         if where.name == "slots4":
             began = time.thread_time()
             while time.thread_time() - began < 0.6:
                 pass
-        return super().dump_elements(where)
+        return super().skim_elements(where)
 
 
 async def test_counting_takes_its_share_and_no_more(world: FakeWorld) -> None:
