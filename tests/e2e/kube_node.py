@@ -12,7 +12,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -75,7 +75,27 @@ class KubeNode(Rig):
         create_node(plane.admin, BOX_NODE, [NODE_ADDRESS])
         self._nodes.append(BOX_NODE)
         self.add_node(1)
+        self.monitor = self.home / "monitor"
+        with self.monitor.open("w", encoding="utf-8") as log:
+            box.popen(["stdbuf", "-oL", "nft", "monitor"], stdout=log)
+        self.wait("every write to nf_tables is noted", self._is_noted)
         self.proxy = plane.kube_proxy(box, BOX_NODE, mode=mode, server=self.server)
+
+    def _is_noted(self) -> bool:
+        self.lan.balancer.run(["nft", "add table ip noted; delete table ip noted"])
+        return "table ip noted" in self.monitor.read_text(encoding="utf-8")
+
+    def transactions(self) -> Iterator[tuple[str, set[str]]]:
+        """All that was written to nf_tables in this namespace: the program's name, and the tables."""
+        tables: set[str] = set()
+        for line in self.monitor.read_text(encoding="utf-8").splitlines():
+            words = line.split()
+            if line.startswith("# new generation"):
+                if tables != {"ip noted"}:
+                    yield words[-1].strip("()"), tables
+                tables = set()
+            elif words and words[0] in {"add", "create", "delete", "destroy", "insert", "replace"}:
+                tables.add(" ".join(words[2:4]))
 
     def _add_pod(self, pod: Namespace, device: str, address: str) -> None:
         gateway = f"{address.rpartition('.')[0]}.1"
@@ -154,12 +174,12 @@ class KubeNode(Rig):
     def question(self, by: str, address: str, port: int = 80, protocol: str = "TCP") -> Answer:
         """Ask once over a new flow. Raises ConnectionError (refused), TimeoutError (silence for a second)."""
         own, told = self.askers[by].call(lambda: _ask(address, port, protocol))
-        return Answer(told[0], told[2], self._carrier(address, own, protocol))
+        return Answer(told[0], told[2], self._carrier(address, port, own, protocol))
 
-    def _carrier(self, address: str, own: tuple[str, int], protocol: str) -> str:
+    def _carrier(self, address: str, port: int, own: tuple[str, int], protocol: str) -> str:
         """Find who translated a flow, in the node's connection table."""
-        words = ["conntrack", "-L", "-p", protocol.lower(), "-s", own[0], "-d", address]
-        (line,) = (line for line in self.lan.balancer.run(words).stdout.splitlines() if f" sport={own[1]} " in line)
+        words = ["-p", protocol.lower(), "-s", own[0], "-d", address, "--sport", str(own[1]), "--dport", str(port)]
+        (line,) = self.lan.balancer.run(["conntrack", "-L", *words]).stdout.splitlines()
         sources = [word.removeprefix("src=") for word in line.split() if word.startswith("src=")]
         (mark,) = (int(word.removeprefix("mark=")) for word in line.split() if word.startswith("mark="))
         if mark & OUR_MARK:

@@ -104,6 +104,17 @@ CASES = (
         annotations=RANGES_ANNOTATION,
     ),
     Case(
+        "ranges-annotation-local",
+        (Ask(served(POD, source=CLIENT), NFT), Ask(Silent(), by="other"), Ask(UNTOUCHED, PROXY, "pod")),
+        spec=LOCAL,
+        annotations=RANGES_ANNOTATION,
+    ),
+    Case(
+        "ranges-local",
+        (Ask(served(POD, source=CLIENT), NFT), Ask(Silent(), by="other"), Ask(Silent(), by="pod")),
+        spec=LOCAL | RANGES,
+    ),
+    Case(
         "ranges-annotation-pipe",
         (Ask(HIDDEN, PIPE), Ask(Refused(), by="other")),
         "Proxy",
@@ -348,6 +359,20 @@ def test_when_all_services_have_gone_nothing_of_ours_is_left(node: KubeNode, req
     node.stop()
     assert "littlelb" not in node.lan.balancer.run(["nft", "list", "tables"]).stdout
     assert node.proxy_rules() == bare
+
+
+def test_no_table_was_written_by_two_owners(node: KubeNode) -> None:
+    """Of all that was written to nf_tables while both ran, not one transaction touched tables of the other."""
+    writers: dict[bool, set[str]] = {True: set(), False: set()}
+    for program, tables in node.transactions():
+        ours = {table for table in tables if table.startswith("inet littlelb")}
+        assert ours in (set(), tables), f"{program} wrote to {tables}"
+        writers[bool(ours)].add(program)
+    assert "loadbalancer" in writers[True]
+    assert "loadbalancer" not in writers[False]
+    if node.mode == "iptables":  # else kube-proxy runs nft as we do
+        assert {program.partition("-")[0] for program in writers[False]} == {"iptables", "ip6tables"}
+        assert writers[True] <= {"loadbalancer", "nft"}
 
 
 def our_table(node: KubeNode) -> str:
