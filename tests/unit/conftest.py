@@ -8,7 +8,7 @@ import pytest
 
 
 @pytest.fixture
-def run_dir() -> Iterator[Path]:
-    """Make a folder with a short name, for sockets: the path of one has at most 107 bytes, pytest's may have more."""
-    with tempfile.TemporaryDirectory(prefix="llb-") as folder:
-        yield Path(folder)
+def home() -> Iterator[Path]:
+    """Make a folder of its own, whose path leaves room for the names of sockets: at most 107 bytes, says unix(7)."""
+    with tempfile.TemporaryDirectory(prefix="llb-") as made:
+        yield Path(made)

@@ -272,10 +272,10 @@ def test_cleanup(invoke: Invoke) -> None:
     assert invoke("cleanup --dry-run=maybe")[0] == 2
 
 
-def test_status(invoke: Invoke, run_dir: Path) -> None:
+def test_status(invoke: Invoke, home: Path) -> None:
     """`status` shows each Service on a plain line when nobody looks, and why one is refused."""
-    with answering(run_dir / "littlelb.sock", encode(REPORT)):
-        code, out, _ = invoke(f"status --run-dir {run_dir}")
+    with answering(home / "littlelb.sock", encode(REPORT)):
+        code, out, _ = invoke(f"status --run-dir {home}")
     assert code == 0
     lines = [re.sub(r" +", " ", line).strip() for line in out.splitlines()]
     assert lines == [
@@ -292,42 +292,42 @@ def test_status(invoke: Invoke, run_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("wanted", ["web", "default/web"])
-def test_status_of_one(invoke: Invoke, run_dir: Path, wanted: str) -> None:
+def test_status_of_one(invoke: Invoke, home: Path, wanted: str) -> None:
     """One Service is named with or without its namespace; JSON has the shape of the whole report."""
-    with answering(run_dir / "littlelb.sock", encode(REPORT)):
-        code, out, _ = invoke(f"status {wanted} -o json --run-dir {run_dir}")
+    with answering(home / "littlelb.sock", encode(REPORT)):
+        code, out, _ = invoke(f"status {wanted} -o json --run-dir {home}")
         shown = json.loads(out)
         assert code == 0
         assert list(shown) == ["daemon", "last_pass", "services"]
         assert [service["key"] for service in shown["services"]] == ["default/web"]
-        code, _, err = invoke(f"status other/web --run-dir {run_dir}")
+        code, _, err = invoke(f"status other/web --run-dir {home}")
     assert code == 1
     assert "other/web is not among our 2 Services" in err
 
 
-def test_status_without_a_daemon(invoke: Invoke, run_dir: Path) -> None:
+def test_status_without_a_daemon(invoke: Invoke, home: Path) -> None:
     """Where no daemon answers, `status` says so plainly and how to start one."""
-    code, out, err = invoke(f"status --run-dir {run_dir}")
+    code, out, err = invoke(f"status --run-dir {home}")
     assert (code, out) == (1, "")
-    assert f"no daemon answers at {run_dir}/littlelb.sock" in err
+    assert f"no daemon answers at {home}/littlelb.sock" in err
     assert "sudo loadbalancer run --linkdevice" in err
     with socket.socket(socket.AF_UNIX) as left_behind:
-        left_behind.bind(str(run_dir / "littlelb.sock"))
-    assert "no daemon answers" in invoke(f"status --run-dir {run_dir}")[2]
+        left_behind.bind(str(home / "littlelb.sock"))
+    assert "no daemon answers" in invoke(f"status --run-dir {home}")[2]
 
 
-def test_status_of_another_version(invoke: Invoke, run_dir: Path) -> None:
+def test_status_of_another_version(invoke: Invoke, home: Path) -> None:
     """A daemon that answers something else is named as the reason."""
-    with answering(run_dir / "littlelb.sock", b'{"services": 7}'):
-        code, _, err = invoke(f"status --run-dir {run_dir}")
+    with answering(home / "littlelb.sock", b'{"services": 7}'):
+        code, _, err = invoke(f"status --run-dir {home}")
     assert code == 1
     assert f"speaks another version than {__version__}" in err
 
 
-def test_status_of_a_daemon_that_hangs_up(invoke: Invoke, run_dir: Path) -> None:
+def test_status_of_a_daemon_that_hangs_up(invoke: Invoke, home: Path) -> None:
     """A daemon that accepts and says nothing is told apart from none at all."""
     with socket.socket(socket.AF_UNIX) as silent:
-        silent.bind(str(run_dir / "littlelb.sock"))
+        silent.bind(str(home / "littlelb.sock"))
         silent.listen()
 
         def hang_up() -> None:
@@ -335,18 +335,16 @@ def test_status_of_a_daemon_that_hangs_up(invoke: Invoke, run_dir: Path) -> None
 
         thread = threading.Thread(target=hang_up)
         thread.start()
-        code, _, err = invoke(f"status --run-dir {run_dir}")
+        code, _, err = invoke(f"status --run-dir {home}")
         thread.join()
     assert code == 1
     assert "see its log, or restart it" in err
 
 
-def test_status_takes_the_run_dir_from_all_sources(
-    invoke: Invoke, run_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_status_takes_the_run_dir_from_all_sources(invoke: Invoke, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`status` looks where the daemon of the same environment would be."""
-    monkeypatch.setenv("LITTLELB_RUN_DIR", str(run_dir))
-    with answering(run_dir / "littlelb.sock", encode(REPORT)):
+    monkeypatch.setenv("LITTLELB_RUN_DIR", str(home))
+    with answering(home / "littlelb.sock", encode(REPORT)):
         assert invoke("status")[0] == 0
 
 
@@ -378,27 +376,27 @@ def test_help_fits_a_screen(invoke: Invoke) -> None:
     assert max(len(line) for line in out.splitlines()) <= 80
 
 
-def test_trace_asks_the_daemon(invoke: Invoke, tmp_path: Path) -> None:
+def test_trace_asks_the_daemon(invoke: Invoke, home: Path) -> None:
     """What the daemon answers is shown, as a table or as JSON; the configuration is not needed for it."""
     found = Trace(packet="192.0.2.10 → 203.0.113.7:80/TCP", steps=(), outcome=Outcome.HOST, why="not ours")
-    words = f"trace 192.0.2.10 203.0.113.7:80 --run-dir {tmp_path}"
-    with answering(tmp_path / "littlelb.sock", encode(found)):
+    words = f"trace 192.0.2.10 203.0.113.7:80 --run-dir {home}"
+    with answering(home / "littlelb.sock", encode(found)):
         code, out, _ = invoke(words)
         assert (code, out.splitlines()) == (0, ["192.0.2.10 → 203.0.113.7:80/TCP", "host: not ours"])
         assert json.loads(invoke(f"{words} -o json")[1])["outcome"] == "host"
 
 
-def test_trace_says_what_the_daemon_could_not(invoke: Invoke, tmp_path: Path) -> None:
+def test_trace_says_what_the_daemon_could_not(invoke: Invoke, home: Path) -> None:
     """An answer that says no is an error with its text."""
-    with answering(tmp_path / "littlelb.sock", b"netlink: EPERM", 503):
-        code, _, complaint = invoke(f"trace 192.0.2.10 203.0.113.7:80 --run-dir {tmp_path}")
+    with answering(home / "littlelb.sock", b"netlink: EPERM", 503):
+        code, _, complaint = invoke(f"trace 192.0.2.10 203.0.113.7:80 --run-dir {home}")
     assert (code, "netlink: EPERM" in complaint) == (1, True)
 
 
-def test_trace_without_a_daemon(invoke: Invoke, tmp_path: Path) -> None:
+def test_trace_without_a_daemon(invoke: Invoke, home: Path) -> None:
     """The answer is what a run would decide now, by the configuration."""
     program = Remembering()
-    flags = f"--run-dir {tmp_path} --linkdevice eth0 --manifests {tmp_path} --kubernetes=false"
+    flags = f"--run-dir {home} --linkdevice eth0 --manifests {home} --kubernetes=false"
     code, out, _ = invoke(f"trace [2001:db8::1]:4 [2001:db8::7]:80/udp --entering local {flags}", program)
     assert (code, program.config is not None) == (0, True)
     assert out.splitlines() == ["[2001:db8::1]:4 → [2001:db8::7]:80/UDP", "forwarded: without a daemon"]

@@ -15,16 +15,16 @@ from tests.worlds import node, service, snapshot
 
 
 @pytest.fixture
-async def parts(tmp_path: Path, run_dir: Path) -> Parts:
+async def parts(home: Path) -> Parts:
     """Parts of a daemon on an empty folder, with a state file of an earlier one."""
-    StateFile(tmp_path / "state").write(encode_world(snapshot(service("web"), node("n1", "198.51.100.11")), {}, 1.0))
-    (tmp_path / "services").mkdir()
+    StateFile(home / "state").write(encode_world(snapshot(service("web"), node("n1", "198.51.100.11")), {}, 1.0))
+    (home / "services").mkdir()
     flags = {
-        "manifests": str(tmp_path / "services"),
+        "manifests": str(home / "services"),
         "linkdevice": "eth0",
         "plane": "pipe",
-        "state-dir": str(tmp_path / "state"),
-        "run-dir": str(run_dir),
+        "state-dir": str(home / "state"),
+        "run-dir": str(home / "r"),
     }
     return await build_parts(load_config(flags, {}), SystemClock(), cast("Netlink", FakeKernel()))
 

@@ -12,17 +12,17 @@ from littlelb.host.netlink import Netlink
 from littlelb.testing.fake_kernel import FakeKernel
 
 
-async def test_services_are_looked_at_after_a_pass_and_the_daemon_always(tmp_path: Path, run_dir: Path) -> None:
+async def test_services_are_looked_at_after_a_pass_and_the_daemon_always(home: Path) -> None:
     """Between two passes only what the daemon says of itself and its source is fresh."""
-    (tmp_path / "web.yaml").write_text(
+    (home / "web.yaml").write_text(
         "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {type: LoadBalancer, ports: [{port: 80}]}}"
     )
     flags = {
-        "manifests": str(tmp_path),
+        "manifests": str(home),
         "linkdevice": "eth0",
         "plane": "pipe",
         "state-dir": "/nowhere",
-        "run-dir": str(run_dir),
+        "run-dir": str(home / "r"),
     }
     config, clock = load_config(flags, {}), SystemClock()
     parts = await build_parts(config, clock, cast("Netlink", FakeKernel()))

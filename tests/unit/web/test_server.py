@@ -90,31 +90,31 @@ def listening(path: Path) -> bool:
         return True
 
 
-async def test_unix_socket(run_dir: Path) -> None:
+async def test_unix_socket(home: Path) -> None:
     """The folder is made, the socket is for our user only, and it is gone afterwards."""
-    path = run_dir / "run" / SOCKET_NAME
+    path = home / "run" / SOCKET_NAME
     async with running(serve_unix(app(), path.parent, StepClock()), lambda: listening(path)):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert await ask_unix(path) == "here"
     assert not path.exists()
 
 
-async def test_a_dead_daemons_socket_is_replaced(run_dir: Path) -> None:
+async def test_a_dead_daemons_socket_is_replaced(home: Path) -> None:
     """A socket that nobody listens on any more, as kill -9 leaves it, is no obstacle."""
-    path = run_dir / SOCKET_NAME
+    path = home / SOCKET_NAME
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(str(path))
     assert path.exists()
-    async with running(serve_unix(app(), run_dir, StepClock()), lambda: listening(path)):
+    async with running(serve_unix(app(), home, StepClock()), lambda: listening(path)):
         assert await ask_unix(path) == "here"
 
 
-async def test_a_living_daemons_socket_is_left_alone(run_dir: Path) -> None:
+async def test_a_living_daemons_socket_is_left_alone(home: Path) -> None:
     """A second server says once that the place is taken, and takes it when it is free."""
-    path, clock = run_dir / SOCKET_NAME, StepClock()
+    path, clock = home / SOCKET_NAME, StepClock()
     with structlog.testing.capture_logs() as logs:
-        async with running(serve_unix(app(), run_dir, StepClock()), lambda: listening(path)) as first:
-            second = asyncio.create_task(serve_unix(app(), run_dir, clock))
+        async with running(serve_unix(app(), home, StepClock()), lambda: listening(path)) as first:
+            second = asyncio.create_task(serve_unix(app(), home, clock))
             assert await asyncio.wait_for(clock.asleep.get(), 10) == RETRY_SECONDS
             clock.wake()
             await asyncio.wait_for(clock.asleep.get(), 10)
@@ -134,12 +134,12 @@ async def _join(task: asyncio.Task[None]) -> None:
     await task
 
 
-async def test_a_file_in_the_way_is_not_removed(run_dir: Path) -> None:
+async def test_a_file_in_the_way_is_not_removed(home: Path) -> None:
     """What is not a socket is not ours to remove."""
-    path, clock = run_dir / SOCKET_NAME, StepClock()
+    path, clock = home / SOCKET_NAME, StepClock()
     path.write_text("precious")
     with structlog.testing.capture_logs() as logs:
-        async with running(serve_unix(app(), run_dir, clock), lambda: not clock.asleep.empty()):
+        async with running(serve_unix(app(), home, clock), lambda: not clock.asleep.empty()):
             assert path.read_text() == "precious"
     assert "remove it" in logs[0]["reason"]
 
@@ -195,14 +195,14 @@ def test_reasons_say_what_to_do() -> None:
     assert _explain(OSError(errno.EMFILE, "Too many open files")) == "Too many open files"
 
 
-async def test_a_busy_daemon_is_a_living_one(run_dir: Path) -> None:
+async def test_a_busy_daemon_is_a_living_one(home: Path) -> None:
     """A socket whose queue is full is not taken for one that was left behind."""
-    path, clock = run_dir / SOCKET_NAME, StepClock()
+    path, clock = home / SOCKET_NAME, StepClock()
     with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as queued:
         busy.bind(str(path))
         busy.listen(0)
         queued.connect(str(path))
         with structlog.testing.capture_logs() as logs:
-            async with running(serve_unix(app(), run_dir, clock), lambda: not clock.asleep.empty()):
+            async with running(serve_unix(app(), home, clock), lambda: not clock.asleep.empty()):
                 assert path.exists()
     assert "something else listens there" in logs[0]["reason"]

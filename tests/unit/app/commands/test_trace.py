@@ -18,7 +18,7 @@ from littlelb.testing.fake_kernel import ETH0, FakeKernel
 VIP, POD = "203.0.113.10", "198.51.100.11"
 
 
-async def test_follow(tmp_path: Path) -> None:
+async def test_follow(home: Path) -> None:
     """A packet of this machine's own address is local, whatever it was said to be; another one is as it was said."""
     service = {
         "apiVersion": "v1",
@@ -34,11 +34,11 @@ async def test_follow(tmp_path: Path) -> None:
         "ports": [{"name": "", "port": 8080}],
         "endpoints": [{"addresses": [POD]}],
     }
-    (tmp_path / "web.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": [service, piece]}))
-    flags = {"manifests": str(tmp_path), "linkdevice": "eth0", "plane": "pipe", "run-dir": str(tmp_path / "r")}
+    (home / "web.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": [service, piece]}))
+    flags = {"manifests": str(home), "linkdevice": "eth0", "plane": "pipe", "run-dir": str(home / "r")}
     kernel = FakeKernel(addresses=[Address(ip_address("192.0.2.2"), 24, ETH0.index, marked=False)])
     netlink = cast("Netlink", kernel)
-    parts = await build_parts(load_config({**flags, "state-dir": str(tmp_path / "s")}, {}), SystemClock(), netlink)
+    parts = await build_parts(load_config({**flags, "state-dir": str(home / "s")}, {}), SystemClock(), netlink)
     await parts.source.list_once()
     state = compute(parts.store.peek())
     found = await follow(parts, netlink, parse_packet("192.0.2.10", f"{VIP}:80"), state, {})
