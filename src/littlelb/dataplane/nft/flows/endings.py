@@ -1,8 +1,8 @@
 """Resets flows whose time is up: their elements in `ending4` and `ending6`, and the chains that look at every packet.
 
 The chains are there only while an element is (`ruleset.render_ending`), for what sees every packet costs every packet.
-What is in the kernel is looked at each time, so that nothing is believed that somebody else, or an upgrade of the
-skeleton, has changed.
+While there are some, what is in the kernel is looked at each time, so that nothing is believed that somebody else, or
+an upgrade of the skeleton, has changed.
 """
 
 import asyncio
@@ -44,6 +44,7 @@ class Endings:
         """`lock`: who has it may write to the table."""
         self._table = table
         self._lock = lock
+        self._clean = False
 
     def read(self) -> set[Course]:
         """Return those that are in the kernel. Raises WorldError."""
@@ -52,6 +53,9 @@ class Endings:
 
     async def sync(self, wanted: Collection[Course]) -> None:
         """Make it these. Raises WorldError."""
+        if self._clean and not wanted:  # the common case, a hundred times a second: nothing is read
+            return
+        self._clean = False
         async with self._lock:
             await self._sync_elements(wanted)
             missing = ENDING_CHAINS - self._table.base_chains()
@@ -59,6 +63,7 @@ class Endings:
                 await self._table.carry_out(render_ending(on=True))
             elif not wanted and missing != ENDING_CHAINS:
                 await self._table.carry_out(render_ending(on=False))
+        self._clean = not wanted
 
     async def _sync_elements(self, wanted: Collection[Course]) -> None:
         keys: dict[str, set[bytes]] = defaultdict(set)

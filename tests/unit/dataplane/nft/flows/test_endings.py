@@ -26,10 +26,11 @@ class Table:
         for course in courses:
             self.sets[f"ending{course[0].address.version}"].add(render_ending_key(course))
         self.chains = frozenset(chains)
-        self.writes = 0
+        self.reads = self.writes = 0
         self.texts: list[str] = []
 
     def elements(self, name: str) -> list[Element]:
+        self.reads += 1
         return [Element(key) for key in self.sets[name]]
 
     def base_chains(self) -> frozenset[str]:
@@ -70,6 +71,17 @@ async def test_where_nothing_differs_nothing_is_written(lock: asyncio.Lock) -> N
     for table, wanted in ((Table(), []), (Table([ONE], ENDING_CHAINS), [ONE])):
         await Endings(table, lock).sync(wanted)
         assert (table.writes, table.texts) == (0, [])
+
+
+async def test_where_nothing_ends_nothing_is_read(lock: asyncio.Lock) -> None:
+    """Once it is known that nothing is there; every change of every Service comes by here."""
+    table = Table([ONE], ENDING_CHAINS)
+    endings = Endings(table, lock)
+    for _ in range(3):
+        await endings.sync([])
+    assert (table.reads, table.chains, endings.read()) == (2, frozenset(), set())
+    await endings.sync([ONE])
+    assert endings.read() == {ONE}
 
 
 async def test_what_others_took_away_comes_back(lock: asyncio.Lock) -> None:
