@@ -174,12 +174,17 @@ class KubeNode(Rig):
     def question(self, by: str, address: str, port: int = 80, protocol: str = "TCP") -> Answer:
         """Ask once over a new flow. Raises ConnectionError (refused), TimeoutError (silence for a second)."""
         own, told = self.askers[by].call(lambda: _ask(address, port, protocol))
-        return Answer(told[0], told[2], self._carrier(address, port, own, protocol))
+        return Answer(told[0], told[2], self._carrier(address, self.flow(own, address, port, protocol)))
 
-    def _carrier(self, address: str, port: int, own: tuple[str, int], protocol: str) -> str:
-        """Find who translated a flow, in the node's connection table."""
+    def flow(self, own: tuple[str, int], address: str, port: int, protocol: str) -> str:
+        """Read a flow in the node's connection table."""
         words = ["-p", protocol.lower(), "-s", own[0], "-d", address, "--sport", str(own[1]), "--dport", str(port)]
-        (line,) = self.lan.balancer.run(["conntrack", "-L", *words]).stdout.splitlines()
+        (line,) = self.lan.balancer.run(["conntrack", "-L", "-o", "id", *words]).stdout.splitlines()
+        return line
+
+    @staticmethod
+    def _carrier(address: str, line: str) -> str:
+        """Find who translated a flow."""
         sources = [word.removeprefix("src=") for word in line.split() if word.startswith("src=")]
         (mark,) = (int(word.removeprefix("mark=")) for word in line.split() if word.startswith("mark="))
         if mark & OUR_MARK:

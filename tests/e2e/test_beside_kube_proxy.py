@@ -28,7 +28,8 @@ PROMPT = 0.8
 """Seconds in which a refusal must be there: it is an answer, not a silence."""
 NFT, PIPE, PROXY = "nft", "pipe", "kube-proxy"
 SPARE = "203.0.113.90"
-"""An address for Services of one test."""
+OTHER = "203.0.113.91"
+"""Addresses for Services of one test."""
 BARE = pytest.StashKey[str]()
 """Kube-proxy's rules before there was a Service."""
 
@@ -347,6 +348,28 @@ def converse(address: str, port: int) -> socket.socket:
     sock = socket.create_connection((address, port), 5)
     assert sock.recv(200).endswith(b"\n")
     return sock
+
+
+@pytest.mark.parametrize("policy", ["Cluster", "Local"])
+def test_udp_flows_of_ours_outlive_a_change_of_kube_proxys(node: KubeNode, service: str, policy: str) -> None:
+    """It deletes UDP flows to endpoints that it does not know, at every change; ours lead to those that it knows."""
+    create(node, service, ports=MIXED[:1], externalTrafficPolicy=policy, endpoints=ELSEWHERE)
+    with node.lan.client.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(1)
+        sock.connect((SPARE, 53))
+        before = ask_again(node, sock)
+        node.create("nudge", {"loadBalancerIP": OTHER, "ports": MIXED[:1]}, {}, {POD: BOX_NODE})
+        node.wait_published("nudge", OTHER, "VIP")
+        node.delete("nudge")
+        node.wait("kube-proxy has forgotten it", lambda: not node.proxy_knows(OTHER))
+        assert ask_again(node, sock) == before
+
+
+def ask_again(node: KubeNode, sock: socket.socket) -> str:
+    """Send a datagram, hear the answer; return the number of the flow."""
+    sock.send(b"?")
+    assert sock.recv(200).split()[0] == FAR.encode()
+    return node.flow(sock.getsockname(), SPARE, 53, "UDP").partition("id=")[2]
 
 
 def test_when_all_services_have_gone_nothing_of_ours_is_left(node: KubeNode, request: pytest.FixtureRequest) -> None:
