@@ -54,6 +54,7 @@ async def change(per_second: int) -> None:
     """Be the plane in the balancer's namespace: serve, change from one line on stdin to the next, go at its end."""
     plane = NftPlane(NftSettings("eth0"), lambda: None)
     await plane.start()
+    looking = asyncio.create_task(plane.run())
     wanted = {frontend(0, port): forward(0, port) for port in (SHORT_PORT, STREAM_PORT)}
     wanted |= {frontend(number): forward(number) for number in range(1, OTHERS + 1)}
     assert await plane.apply(Changes(wanted)) == {}
@@ -76,6 +77,7 @@ async def change(per_second: int) -> None:
     answer = {"changes": len(took), "seconds": time.monotonic() - began, "p50": percentile(took, 0.5)}
     print(json.dumps(answer | {"p99": percentile(took, 0.99)}), flush=True)
     await asyncio.to_thread(sys.stdin.read)
+    looking.cancel()
     await plane.stop(keep=False)
 
 

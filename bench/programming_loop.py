@@ -164,7 +164,8 @@ class Daemon:
         await self.pipe.start()
         if self.plane is Plane.NFT:
             await self.kernel.start()
-        works = (self.loop.run(), self.address.run(), self.announce.run(), self.pipe.run())
+        works = [self.loop.run(), self.address.run(), self.announce.run(), self.pipe.run()]
+        works += [self.kernel.run()] if self.plane is Plane.NFT else []
         tasks = [asyncio.create_task(work) for work in works]
         try:
             yield
