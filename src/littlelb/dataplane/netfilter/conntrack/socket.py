@@ -69,11 +69,11 @@ class ConntrackSocket:
         """List the flows that any of the filters means, in slices; empty ones are only chances to breathe."""
         selection = Selection(filters)
         with self._borrowed() as exchange:
-            asked = widen(filters)
-            for messages in exchange.listing(partial(render_dump, asked)):
+            listing = exchange.listing(partial(render_dump, widen(filters)))
+            # In a thread, for the kernel walks over all buckets, also of an empty table: 17 ms for 262,144 of them.
+            while (messages := await asyncio.to_thread(next, listing, None)) is not None:
                 near = (parse_flow(one.payload) for one in messages if selection.may_match(one.payload))
                 yield [flow for flow in near if selection.matches(flow)]
-                await asyncio.sleep(0)
 
     async def usage(self, filters: Sequence[FlowFilter] = (_EVERYTHING,)) -> Mapping[Pair, Usage]:
         """Add up the flows that any of the filters means, by frontend and backend, in one list.

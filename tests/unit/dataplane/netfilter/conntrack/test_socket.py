@@ -1,6 +1,8 @@
 """Which way a deletion goes, and what is done about answers: flows of a double that keeps a table."""
 
+import asyncio
 import errno
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from ipaddress import ip_address
@@ -129,6 +131,22 @@ async def test_usage_and_count_are_of_what_is_meant() -> None:
     assert await conntrack.count([FlowFilter(backend=PODS[1])]) == {pairs[1]: 1}
     assert (await conntrack.usage())[pairs[0]].flows == 2
     assert table.kinds() == [(ct.CT_GET, False)] * 3
+
+
+async def test_others_go_on_while_the_kernel_walks_over_its_table() -> None:
+    """A list takes as long as the table has places, however few flows are in it."""
+    others = threading.Event()
+
+    class Slow(Table):
+        def listing(self, render: Callable[[int], bytes]) -> Iterator[list[wire.Message]]:
+            assert others.wait(10), "the loop stood still"
+            yield from super().listing(render)
+
+    async with asyncio.TaskGroup() as group:
+        counting = group.create_task(opened(Slow([flow(1)]), Support()).usage())
+        await asyncio.sleep(0)
+        others.set()
+    assert len(counting.result()) == 1
 
 
 async def test_list_given_up_leaves_no_socket_behind(kernel: Kernel) -> None:
