@@ -51,8 +51,7 @@ class Stage(Box):
             "cases.yaml", *(document for number, case in enumerate(CASES) for document in documents(case, number))
         )
         self.start("--plane", plane, "--node-name", NODE)
-        for case in CASES:
-            self.wait(f"{case.name} is decided", lambda c=case: self._is_settled(c))  # type: ignore[misc]
+        self.wait("every case is decided", self._is_settled)
 
     @staticmethod
     def _tell(machine: Namespace, *ports: str) -> None:
@@ -60,10 +59,10 @@ class Stage(Box):
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
 
-    def _is_settled(self, case: Case) -> bool:
+    def _is_settled(self) -> bool:
         """Everything that will be served is; what is refused has a reason by then."""
-        found = self.status(f"demo/{case.name}")
-        return found is not None and found.state != "pending"
+        states = {one.key: one.state for one in self.report().services}
+        return all(states.get(f"demo/{case.name}", "pending") != "pending" for case in CASES)
 
     def addresses_of(self, asker: str) -> set[str]:
         """Every address of a machine."""
