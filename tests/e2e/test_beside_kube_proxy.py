@@ -30,6 +30,8 @@ NFT, PIPE, PROXY = "nft", "pipe", "kube-proxy"
 SPARE = "203.0.113.90"
 OTHER = "203.0.113.91"
 """Addresses for Services of one test."""
+KUBERNETES = "10.99.0.1"
+"""The API server's own Service, which every cluster has."""
 BARE = pytest.StashKey[str]()
 """Kube-proxy's rules before there was a Service."""
 
@@ -197,6 +199,7 @@ def node(request: pytest.FixtureRequest, controlplane: ControlPlane) -> Iterator
     controlplane.admin.create(item)
     with KubeNode(controlplane, namespace, request.param) as made:
         made.proxy.start()
+        made.wait("kube-proxy's first rules", lambda: made.proxy_knows(KUBERNETES))
         request.node.stash[BARE] = made.proxy_rules()
         made.start_daemon()
         for number, case in enumerate(CASES):
