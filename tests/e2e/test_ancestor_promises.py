@@ -41,9 +41,13 @@ def is_withdrawn(rig: Rig) -> bool:
     return not rig.held() and not marks(rig)
 
 
-def test_a_service_of_type_loadbalancer_answers_on_its_address_and_port(rig: Rig) -> None:
+PLANES = pytest.mark.parametrize("plane", ["nft", "pipe"])
+
+
+@PLANES
+def test_a_service_of_type_loadbalancer_answers_on_its_address_and_port(rig: Rig, plane: str) -> None:
     """`loadBalancerIP` goes onto the link device; requests reach the nodes' NodePorts; the status says where."""
-    rig.start()
+    rig.start("--plane", plane)
     rig.apply("web", loadBalancerIP=VIP)
     rig.serve_service("web", 1, 2)
     rig.wait("published", lambda: rig.ingress("web") == [VIP])
@@ -88,9 +92,10 @@ Way = Callable[[Rig], None]
 
 
 @WAYS
-def test_a_service_that_is_no_longer_ours_is_closed(rig: Rig, way: Way) -> None:
+@PLANES
+def test_a_service_that_is_no_longer_ours_is_closed(rig: Rig, way: Way, plane: str) -> None:
     """Its port is closed, its address gone; status, conditions and finalizer are cleared; an Event says so."""
-    rig.start()
+    rig.start("--plane", plane)
     serve(rig)
     way(rig)
     rig.wait("withdrawn", lambda: is_withdrawn(rig))
