@@ -85,18 +85,6 @@ class KubeNode(Rig):
         self.lan.balancer.run(["nft", "add table ip noted; delete table ip noted"])
         return "table ip noted" in self.monitor.read_text(encoding="utf-8")
 
-    def transactions(self) -> Iterator[tuple[str, set[str]]]:
-        """All that was written to nf_tables in this namespace: the program's name, and the tables."""
-        tables: set[str] = set()
-        for line in self.monitor.read_text(encoding="utf-8").splitlines():
-            words = line.split()
-            if line.startswith("# new generation"):
-                if tables != {"ip noted"}:
-                    yield words[-1].strip("()"), tables
-                tables = set()
-            elif words and words[0] in {"add", "create", "delete", "destroy", "insert", "replace"}:
-                tables.add(" ".join(words[2:4]))
-
     def _add_pod(self, pod: Namespace, device: str, address: str) -> None:
         gateway = f"{address.rpartition('.')[0]}.1"
         self.lan.network.veth(self.lan.balancer, device, pod, "eth0")
@@ -203,6 +191,19 @@ class KubeNode(Rig):
 
 
 HTTP: Final = ({"name": "http", "port": 80, "protocol": "TCP"},)
+
+
+def read_transactions(monitor: Path) -> Iterator[tuple[str, set[str]]]:
+    """Read all that was written to nf_tables from the output of `nft monitor`: the program's name, and the tables."""
+    tables: set[str] = set()
+    for line in monitor.read_text(encoding="utf-8").splitlines():
+        words = line.split()
+        if line.startswith("# new generation"):
+            if tables != {"ip noted"}:
+                yield words[-1].strip("()"), tables
+            tables = set()
+        elif words and words[0] in {"add", "create", "delete", "destroy", "insert", "replace"}:
+            tables.add(" ".join(words[2:4]))
 
 
 def _ask(address: str, port: int, protocol: str) -> tuple[tuple[str, int], list[str]]:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.controlplane.admin import Admin
 from tests.controlplane.cluster import ControlPlane
-from tests.e2e.kube_node import BOX_NODE, FAR, FAR_NODE, HTTP, NODE_ADDRESS, POD, KubeNode
+from tests.e2e.kube_node import BOX_NODE, FAR, FAR_NODE, HTTP, NODE_ADDRESS, POD, KubeNode, read_transactions
 from tests.e2e.load import Load
 from tests.e2e.rig import fetch
 from tests.packet_cases import BOX, CLIENT, Outcome, Refused, Served, Silent, served
@@ -390,7 +390,7 @@ def test_when_all_services_have_gone_nothing_of_ours_is_left(node: KubeNode, req
 def test_no_table_was_written_by_two_owners(node: KubeNode) -> None:
     """Of all that was written to nf_tables while both ran, not one transaction touched tables of the other."""
     writers: dict[bool, set[str]] = {True: set(), False: set()}
-    for program, tables in node.transactions():
+    for program, tables in read_transactions(node.monitor):
         ours = {table for table in tables if table.startswith("inet littlelb")}
         assert ours in (set(), tables), f"{program} wrote to {tables}"
         writers[bool(ours)].add(program)
