@@ -35,6 +35,8 @@ def test_plan_without_a_daemon_says_what_a_run_would_make_and_makes_nothing(box:
     box.write("web.yaml", *both("web", WEB))
     before, running = tree(box.home), box.lan.balancer.pids()
     document = box.json("plan", code=2)
+    text = document.pop("nft")
+    assert ("table inet littlelb" in text) is (box.plane == "nft")
     assert document == {
         "lines": [
             line("forward", "add", FRONTEND, after=f"{POINTS} (demo/web, {box.plane})"),
@@ -54,13 +56,24 @@ def test_plan_without_a_daemon_says_what_a_run_would_make_and_makes_nothing(box:
     assert not box.state.exists()
 
 
+def test_the_text_of_a_plan_is_what_a_run_would_write(box: Box) -> None:
+    """Given to nft by hand, it leaves nothing of FORWARD to be done; a change of it is text again."""
+    box.write("web.yaml", *both("web", WEB))
+    for _ in range(2):
+        text = box.json("plan", code=2)["nft"]
+        loaded = subprocess.run(box.lan.balancer.command(["nft", "-f", "-"]), input=text, text=True, check=False)
+        assert loaded.returncode == 0
+        assert box.json("plan", code=2)["lines"] == [line("address", "add", WEB, after="/32 on eth0")]
+        box.write("web.yaml", service("web", WEB), endpoints("web", BACKENDS[1]))
+
+
 @BOTH_PLANES
 def test_plan_beside_a_daemon_finds_nothing_to_do(box: Box) -> None:
     """Exit 0 and `no changes`: listeners of the daemon's workers are not taken for somebody else's."""
     box.write("web.yaml", *both("web", WEB), *both("shared", "", 8000))
     box.start()
     box.wait("both are served", lambda: box.ask(WEB) and box.ask("192.0.2.2", 8000))
-    assert box.json("plan") == {"lines": [], "refused": [], "errors": []}
+    assert box.json("plan") == {"lines": [], "refused": [], "errors": [], "nft": ""}
     table = box.command("plan")
     assert (table.stdout, table.stderr) == ("no changes\n", "")
     assert box.answers(WEB) == {"n1", "n2"}

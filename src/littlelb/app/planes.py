@@ -18,6 +18,7 @@ from littlelb.core.counters import ServiceCounters
 from littlelb.core.counters import merge as merge_counters
 from littlelb.core.errors import WorldError
 from littlelb.core.model import Forward, Frontend
+from littlelb.core.plan import Changes
 from littlelb.dataplane.pipe.codec import count_services
 from littlelb.dataplane.pipe.plane import PipePlane
 from littlelb.dataplane.switch import Carrier, PlaneSwitch, merge
@@ -40,6 +41,10 @@ class Kernel(Protocol):
 
     async def look(self, wanted: Mapping[Frontend, Forward]) -> Mapping[Frontend, Forward]:
         """Say what it carries, changing nothing, started or not; what is as wanted as that. Raises WorldError."""
+        ...
+
+    async def render(self, changes: Changes[Frontend, Forward]) -> str:
+        """Write as text what `apply` would, changing nothing, started or not. Raises WorldError."""
         ...
 
     async def remove(self, *, dry_run: bool = False) -> bool:
@@ -177,6 +182,10 @@ class Planes:
         """Say what is carried, changing nothing: for commands beside a daemon, or without one. Raises WorldError."""
         piped = await self.pipe.look()
         return piped if self.no_nft else merge(piped, await self.kernel.look(wanted))
+
+    async def render(self, changes: Changes[Frontend, Forward]) -> str:
+        """Write as text for nft what these changes are in the kernel; empty where it carries nothing."""
+        return "" if self.no_nft else await self.kernel.render(changes)
 
     async def counters(self) -> Mapping[Frontend, ServiceCounters]:
         """Say what both counted since they began to serve. Raises Transient."""

@@ -79,6 +79,9 @@ class Kernel(FakeTarget[Frontend, Forward]):
     async def look(self, _wanted: Mapping[Frontend, Forward]) -> Mapping[Frontend, Forward]:
         return dict(self.world)
 
+    async def render(self, changes: Changes[Frontend, Forward]) -> str:
+        return f"{len(changes.add)} to add"
+
     async def remove(self, *, dry_run: bool = False) -> bool:
         return not dry_run
 
@@ -220,3 +223,13 @@ async def test_a_look_a_drain_and_counters_are_of_both() -> None:
     async with machine.running():
         assert await machine.planes.drain(1.0) == 5
         assert (await machine.planes.counters())[WEB].total.connections == 7
+
+
+async def test_a_plan_has_the_kernels_text_where_it_carries() -> None:
+    """Where the pipe does it all there is none."""
+    changes = Changes(add={WEB: Forward(service="default/web", backends=())})
+    able, unable = Machine(Plane.AUTO), Machine(Plane.AUTO, "there is no nft")
+    for machine in (able, unable):
+        await machine.planes.find_out()
+    assert await able.planes.render(changes) == "1 to add"
+    assert await unable.planes.render(changes) == ""

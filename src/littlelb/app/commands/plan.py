@@ -50,12 +50,16 @@ async def compute_plan(parts: Parts) -> PlanDocument:
     state = compute(parts.store.peek())
     lines: list[PlanLine] = []
     errors = [*parts.source.errors, *_blind(parts)]
+    text = ""
     for phase, differ in _differs(parts, state):
         try:
-            lines.extend(render_lines(phase, *await differ()))
+            changes, observed = await differ()
+            lines.extend(render_lines(phase, changes, observed))
+            if phase is Phase.FORWARD and changes:
+                text = await parts.planes.render(changes)
         except WorldError as error:
             errors.append(f"{phase.name}: {failure_from(error).message}")
-    return PlanDocument(lines=tuple(lines), refused=tuple(render_refusals(state)), errors=tuple(errors))
+    return PlanDocument(lines=tuple(lines), refused=tuple(render_refusals(state)), errors=tuple(errors), nft=text)
 
 
 def _blind(parts: Parts) -> list[str]:

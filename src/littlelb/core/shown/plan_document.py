@@ -30,6 +30,8 @@ class PlanDocument(Struct, frozen=True, gc=False, kw_only=True):
     refused: tuple[str, ...] = ()
     """What of the Services a run would not serve, and why. Their owners' affair: not an error of the plan."""
     errors: tuple[str, ...] = ()
+    nft: str = ""
+    """What of it is written to the kernel plane's table, as text for `nft -f -`."""
 
     @property
     def exit_code(self) -> int:

@@ -33,12 +33,14 @@ from littlelb.dataplane.nft.elements.affinity import Purge, compute_purges
 from littlelb.dataplane.nft.elements.census import Census, digest
 from littlelb.dataplane.nft.elements.layout import judge, render_rules
 from littlelb.dataplane.nft.elements.ledger import Ledger, Plan
+from littlelb.dataplane.nft.elements.text import render_transaction
 from littlelb.dataplane.nft.elements.transaction import compute_transaction
 from littlelb.dataplane.nft.elements.transitions import guess_forward
 from littlelb.dataplane.nft.flows.accounting import Meter
 from littlelb.dataplane.nft.flows.endings import Endings
 from littlelb.dataplane.nft.flows.flows import Flows, Sockets, World, forget_all
 from littlelb.dataplane.nft.kernel import Kernel
+from littlelb.dataplane.nft.ruleset import render_skeleton
 from littlelb.dataplane.nft.watch import Watch
 
 _log = structlog.get_logger(__name__)
@@ -234,6 +236,23 @@ class NftPlane:
             found = await kernel.read(others) if others else Census()
         as_wanted = {frontend: wanted[frontend] for frontend in census.digests if frontend not in found.rules}
         return {**as_wanted, **{frontend: guess_forward(rules) for frontend, rules in found.rules.items() if rules}}
+
+    async def render(self, changes: Changes[Frontend, Forward]) -> str:
+        """Write as text for `nft -f -` what `apply` would, changing nothing; a missing table comes first.
+
+        Raises Transient, Permanent.
+        """
+        able = {f: rule for f, rule in {**changes.add, **changes.change}.items() if judge(f, rule) is None}
+        wanted: dict[Frontend, Forward | None] = {**able, **dict.fromkeys(changes.remove)}
+        ledger = Ledger()
+        with NfSocket() as opened:
+            kernel = Kernel(opened)
+            intact = kernel.is_intact()
+            ledger.compare(await kernel.read() if intact else Census())
+            strange = ledger.strange(wanted)
+            rules = (await kernel.read(strange)).rules if strange else {}
+        text = render_transaction(ledger.plan(wanted, rules).transaction)
+        return text if intact or not text else render_skeleton() + text
 
     async def remove(self, *, dry_run: bool = False) -> bool:
         """Take the table away, without a `start`; was there one? Raises Transient, Permanent."""
