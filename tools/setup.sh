@@ -45,6 +45,8 @@ list_missing() {
         need iptables iptables "kube-proxy in its iptables mode, in the same tests"
         need arping iputils-arping "tests that ask the LAN who has an address"
         need tcpdump tcpdump "tests that listen to what is said on the LAN"
+        need cc gcc "the benches' maker of load, which a test runs on a small scale"
+        [ -e /usr/include/stdio.h ] || want libc6-dev "the same"
     fi
 }
 
