@@ -100,8 +100,11 @@ class Site:
         return self.lan.client.call(lambda: fetch(address, port))
 
     def answers(self, address: str, port: int = 80, times: int = 8) -> set[str]:
-        """Ask several times; the names of those that answered."""
-        return {self.ask(address, port) for _ in range(times)}
+        """Ask several times; the names of those that answered. One alone is asked for longer: backends are drawn."""
+        found = {self.ask(address, port) for _ in range(times)}
+        if len(found) == 1 and "" not in found:
+            found |= {self.ask(address, port) for _ in range(3 * times)}
+        return found
 
     def held(self) -> set[str]:
         """Global addresses on eth0, less the box's own."""
