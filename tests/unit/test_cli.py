@@ -246,7 +246,7 @@ def test_plan(invoke: Invoke, document: PlanDocument, code: int, said: str) -> N
     assert said in out
     got, out, _ = invoke("plan --linkdevice eth0 -o json", Remembering(document=document))
     assert got == code
-    assert list(json.loads(out)) == ["lines", "refused", "errors"]
+    assert list(json.loads(out)) == ["lines", "refused", "errors", "nft"]
 
 
 def test_check(invoke: Invoke) -> None:
