@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 VIP = "203.0.113.10"
 OTHER = "203.0.113.40"
-NOTHING: Mapping[str, list[Any]] = {"lines": [], "refused": [], "errors": []}
+NOTHING: Mapping[str, Any] = {"lines": [], "refused": [], "errors": [], "nft": ""}
 
 
 def ask(rig: Rig, *words: str, code: int = 0) -> Any:

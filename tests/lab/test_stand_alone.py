@@ -173,7 +173,7 @@ def test_ipv6_addresses_are_served_by_ipv6_backends(box: Box) -> None:
     box.wait("IPv6 is answered by both", lambda: box.answers("2001:db8:0:113::b") == {"n1", "n2"})
     box.wait("both families answer", lambda: (box.answers(WEB), box.answers(six)) == ({"n1"}, {"n2"}))
     assert box.held() == {WEB, six, "2001:db8:0:113::b"}
-    assert box.json("plan") == {"lines": [], "refused": [], "errors": []}
+    assert box.json("plan") == {"lines": [], "refused": [], "errors": [], "nft": ""}
     box.write("dual.yaml", service("dual", WEB), endpoints("dual"))
     box.wait("the IPv6 address is gone", lambda: box.held() == {WEB, "2001:db8:0:113::b"})
     box.wait("IPv4 is answered by both", lambda: box.answers(WEB) == {"n1", "n2"})
