@@ -20,6 +20,7 @@ from littlelb.core.model import (
     ServicePort,
     ServiceType,
 )
+from littlelb.core.shown.status import DaemonStatus
 from littlelb.core.state import Dirty, Settings, Snapshot
 
 HOST = HostFacts(
@@ -31,6 +32,16 @@ HOST = HostFacts(
     routed=(ip_network("10.1.0.0/16"),),
 )
 STAND_ALONE = Settings(stand_alone=True)
+DAEMON = DaemonStatus(
+    version="1",
+    pid=7,
+    started=1.0,
+    source="https://192.0.2.1",
+    plane="pipe",
+    holder="lb-1",
+    synced=True,
+    connected=True,
+)
 
 
 def service(name: str = "web", address: str = "", ports: Iterable[int | ServicePort] = (80,), **fields: Any) -> Service:

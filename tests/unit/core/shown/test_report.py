@@ -24,7 +24,6 @@ from littlelb.core.plan import Failure, PassReport, Severity
 from littlelb.core.reasons import Notice, Reason, Refusal
 from littlelb.core.shown.report import Observed, compute_report
 from littlelb.core.shown.status import (
-    DaemonStatus,
     ReasonLine,
     ServiceState,
     ServiceStatus,
@@ -33,21 +32,12 @@ from littlelb.core.shown.status import (
     encode,
 )
 from littlelb.core.state import Decision, DesiredState, Settings, Snapshot
+from tests.worlds import DAEMON
 
 VIP = ip_address("203.0.113.7")
 HTTP = Frontend(VIP, Protocol.TCP, 80)
 HTTPS = Frontend(VIP, Protocol.TCP, 443)
 POD, OTHER_POD = ip_address("10.1.0.1"), ip_address("10.1.0.2")
-DAEMON = DaemonStatus(
-    version="1",
-    pid=7,
-    started=1.0,
-    source="https://192.0.2.1",
-    plane="pipe",
-    holder="lb-1",
-    synced=True,
-    connected=True,
-)
 KEY = "default/web"
 REFUSED = Refusal(Reason.PORT_IN_USE, "192.0.2.7 port 443/TCP is held by default/old", HTTPS)
 

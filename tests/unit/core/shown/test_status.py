@@ -19,19 +19,10 @@ from littlelb.core.shown.status import (
     render_traffic,
 )
 from littlelb.core.state import DesiredState, Settings, Snapshot
+from tests.worlds import DAEMON
 
 VIP = ip_address("203.0.113.7")
 HTTP = Frontend(VIP, Protocol.TCP, 80)
-DAEMON = DaemonStatus(
-    version="1",
-    pid=7,
-    started=1.0,
-    source="https://192.0.2.1",
-    plane="pipe",
-    holder="lb-1",
-    synced=True,
-    connected=True,
-)
 
 
 def test_unready() -> None:
